@@ -1,0 +1,158 @@
+//! What happened, booked: every reported event is stored once, and what it cost is charged whatever
+//! the state of the workflow, the hold or the budget (invariant 6). What does not fit is debt.
+
+use crate::command::{Reported, Track, Tracked};
+use crate::decide::Context;
+use persist::record::{Actor, ChargeFlags, Charged, EndReason, Event, HoldEnded, State};
+use persist::{HoldId, KeyId, Nanos, OrgId};
+
+/// What one event does.
+#[derive(Debug)]
+pub enum Booking<'a> {
+    /// It was counted before.
+    Duplicate(Tracked),
+    /// It is stored, and its cost booked.
+    Booked(Charged<'a>, Tracked),
+}
+
+/// Books one event.
+#[must_use]
+pub fn book<'a>(context: &Context<'_>, track: &Track, event: &'a Reported) -> Booking<'a> {
+    let hold = open_hold(context, track.org, event);
+    let workflow = hold.map_or(event.workflow, |hold| hold.workflow);
+    let state = context
+        .shard
+        .workflow(workflow)
+        .map_or(State::Normal, |workflow| workflow.state);
+    let quote = context
+        .prices
+        .quote(event.model.as_deref(), event.provider.as_deref());
+    let cost = quote.cost(&event.tokens);
+    let provisional = quote.provisional && cost > Nanos::ZERO;
+    if event
+        .event_key
+        .is_some_and(|key| context.shard.dedup.contains(key))
+    {
+        let tracked = Tracked {
+            duplicate: true,
+            cost: Nanos::ZERO,
+            provisional,
+            overage: None,
+            workflow,
+            state,
+        };
+        return Booking::Duplicate(tracked);
+    }
+    let from_hold = hold.map_or(Nanos::ZERO, |hold| hold.left.min(cost));
+    let overage = hold.map(|_| cost - from_hold);
+    let named_a_hold = event.holds.first().is_some_and(Option::is_some);
+    let flags = [
+        (ChargeFlags::PROVISIONAL, provisional),
+        (
+            ChargeFlags::OVERAGE,
+            overage.is_some_and(Nanos::is_positive),
+        ),
+        (ChargeFlags::NO_HOLD, named_a_hold && hold.is_none()),
+        (
+            ChargeFlags::NOT_NORMAL,
+            !matches!(state, State::Normal | State::Flagged),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set)
+    .fold(ChargeFlags::default(), |flags, (flag, _)| flags.with(flag));
+    let charged = Charged {
+        at: context.now,
+        org: track.org,
+        workflow,
+        key: track.key,
+        payer: hold.map_or(track.key, |hold| hold.key),
+        hold: hold.map(|hold| hold.id),
+        period_start: hold.map_or(context.period.start, |hold| hold.period_start),
+        cost,
+        from_hold,
+        flags,
+        event_key: event.event_key,
+        event: record(event),
+    };
+    let tracked = Tracked {
+        duplicate: false,
+        cost,
+        provisional,
+        overage,
+        workflow,
+        state,
+    };
+    Booking::Booked(charged, tracked)
+}
+
+fn open_hold<'a>(
+    context: &'a Context<'_>,
+    org: OrgId,
+    event: &Reported,
+) -> Option<&'a crate::hold::Hold> {
+    let mut named = event.holds.iter().flatten();
+    named.find_map(|id| context.shard.holds.get(*id).filter(|hold| hold.org == org))
+}
+
+/// The end of an open hold, if it is this org's.
+#[must_use]
+pub fn end_hold(
+    context: &Context<'_>,
+    org: Option<OrgId>,
+    hold: HoldId,
+    reason: EndReason,
+    actor: Actor,
+) -> Option<HoldEnded> {
+    let hold = context.shard.holds.get(hold)?;
+    if org.is_some_and(|org| org != hold.org) {
+        return None;
+    }
+    Some(HoldEnded {
+        at: context.now,
+        org: hold.org,
+        workflow: hold.workflow,
+        key: hold.key,
+        hold: hold.id,
+        period_start: hold.period_start,
+        released: hold.left,
+        reason,
+        actor,
+    })
+}
+
+/// The end of the hold whose outermost span this event closes.
+#[must_use]
+pub fn span_end(
+    context: &Context<'_>,
+    org: OrgId,
+    key: KeyId,
+    event: &Reported,
+) -> Option<HoldEnded> {
+    end_hold(
+        context,
+        Some(org),
+        event.ends?,
+        EndReason::SpanEnd,
+        Actor::Key(key),
+    )
+}
+
+fn record(event: &Reported) -> Event<'_> {
+    Event {
+        kind: &event.kind,
+        event_id: event.event_id.as_deref(),
+        model: event.model.as_deref(),
+        provider: event.provider.as_deref(),
+        tokens: event.tokens,
+        tool: event.tool.as_deref(),
+        trace_id: event.trace_id.as_deref(),
+        span_id: event.span_id.as_deref(),
+        parent_span_id: event.parent_span_id.as_deref(),
+        execution_id: event.execution_id.as_deref(),
+        label: event.label.as_deref(),
+        agent_id: event.agent_id.as_deref(),
+        latency_ms: event.latency_ms,
+        error: event.error.as_deref(),
+    }
+}

@@ -1,0 +1,107 @@
+//! The operator of the crash driver: one connection of management changes, one after another, until a request stays
+//! without an answer.
+
+use serde_json::json;
+
+use super::stage::{Kind, Stage};
+use crate::client::Connection;
+use crate::error::{Error, Result};
+use crate::identity::Dice;
+use crate::record::{Revocation, WorkflowRecord};
+
+pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dice) {
+    loop {
+        let done = match dice.between(1, 100) {
+            1..=35 => switch(&mut connection, &stage).await,
+            36..=50 => move_cap(&mut connection, &stage, &mut dice).await,
+            51..=65 => create_workflow(&mut connection, &stage, &mut dice).await,
+            66..=75 => kill_one(&mut connection, &stage, &mut dice).await,
+            76..=88 => mint_key(&mut connection, &stage, &mut dice).await,
+            _ => revoke_key(&mut connection, &stage, &mut dice).await,
+        };
+        match done {
+            Ok(()) => {}
+            Err(Error::NoAnswer { .. }) => return,
+            Err(error) => return stage.complain(error.to_string()),
+        }
+    }
+}
+
+/// Pauses what runs, resumes what is paused.
+async fn switch(connection: &mut Connection, stage: &Stage) -> Result<()> {
+    let Some(place) = stage.place(Kind::Switched) else { return Ok(()) };
+    let is_paused = stage.record.lock().workflows.get(&place.workflow).is_some_and(|known| known.state == "Paused");
+    let (verb, state) = if is_paused { ("resume", "Normal") } else { ("pause", "Paused") };
+    change_state(connection, stage, &place.workflow, verb, state).await
+}
+
+async fn change_state(
+    connection: &mut Connection,
+    stage: &Stage,
+    workflow: &str,
+    verb: &str,
+    state: &str,
+) -> Result<()> {
+    stage.record.lock().state_sent(workflow, state);
+    let view = stage.account.change_state(connection, workflow, verb).await?;
+    if view.state != state {
+        stage.complain(format!("{verb} of workflow {workflow} answered state {}", view.state));
+    }
+    let complaint = stage.record.lock().state_seen(workflow, &view.state, view.version);
+    complaint.into_iter().for_each(|complaint| stage.complain(complaint));
+    Ok(())
+}
+
+async fn move_cap(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let Some(place) = stage.place(Kind::Patched) else { return Ok(()) };
+    let cents = i64::try_from(dice.between(50, 400)).ok();
+    stage.record.lock().budget_sent(&place.workflow, cents);
+    stage.account.set_workflow_budget(connection, &place.workflow, cents).await?;
+    stage.record.lock().budget_seen(&place.workflow, cents);
+    Ok(())
+}
+
+async fn create_workflow(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let cents = if dice.chance(50) { i64::try_from(dice.between(0, 1_000)).ok() } else { None };
+    let id = stage.account.create_workflow(connection, &format!("made {}", dice.uuid()), cents).await?;
+    stage.record.lock().workflow_created(&id, WorkflowRecord::created(cents, None));
+    Ok(())
+}
+
+/// Kills one of the workflows made earlier; none of them has callers.
+async fn kill_one(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let alive: Vec<String> = {
+        let record = stage.record.lock();
+        let made = record.workflows.iter().filter(|(_, known)| known.key.is_none() && known.state == "Normal");
+        made.map(|(id, _)| id.clone()).collect()
+    };
+    match alive.get(dice.index(alive.len())) {
+        Some(id) => change_state(connection, stage, id, "kill", "Killed").await,
+        None => Ok(()),
+    }
+}
+
+async fn mint_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else { return Ok(()) };
+    let minted = stage.account.create_key(connection, Some(&place.workflow), None).await?;
+    stage.record.lock().key_minted(&minted.id, minted.key);
+    Ok(())
+}
+
+async fn revoke_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let live: Vec<String> = {
+        let record = stage.record.lock();
+        let keys = record.keys.iter().filter(|(_, key)| key.revocation == Revocation::None);
+        keys.map(|(id, _)| id.clone()).collect()
+    };
+    let Some(id) = live.get(dice.index(live.len())) else { return Ok(()) };
+    stage.record.lock().revocation_sent(id);
+    let path = stage.account.path(&format!("/api-keys/{id}"));
+    let answer = connection.delete(&path, stage.account.operator()).await?;
+    if answer.status == 204 {
+        stage.record.lock().revocation_acknowledged(id);
+    } else {
+        stage.complain(format!("revoking a key answered {}: {}", answer.in_short(), json!(answer.body)));
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The writer of the log: one, owned, synchronous. It knows where the next frame goes and nothing
+//! of threads; `group_commit` drives it, so does the simulator.
+//!
+//! After any error the writer is of no further use: what reached the disk is unknown, and a sync
+//! that failed once must never be tried again. Recovery reads the disk and decides.
+
+use crate::disk::{Disk, DiskFile};
+use crate::frame::{FrameBuf, HEADER_LEN, Place};
+use crate::ids::LogId;
+use crate::reader::{self, Tail};
+use crate::segment::{self, FIRST_FRAME, PIECE};
+use crate::units::Lsn;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// How the log is laid out.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// A segment is closed when the next frame would pass this many bytes.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What opening the log found.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    /// The log's identity.
+    pub log: LogId,
+    /// The last LSN that is there.
+    pub last_lsn: Lsn,
+    /// Records given to the visitor.
+    pub replayed: u64,
+    /// Bytes of a torn frame that were cut off; nothing acknowledged was in them.
+    pub cut_bytes: u64,
+}
+
+/// Appends frames to the last segment.
+#[derive(Debug)]
+pub struct Writer {
+    disk: Arc<dyn Disk>,
+    options: Options,
+    log: LogId,
+    segment: u64,
+    path: String,
+    file: Box<dyn DiskFile>,
+    offset: u64,
+    zeroed_to: u64,
+    next_lsn: Lsn,
+    prev_crc: u32,
+}
+
+impl Writer {
+    /// Opens the log in `disk`, or makes one with the identity `new_log`. Visits every record after
+    /// `from`, cuts a torn tail, and syncs what it read before anybody may rely on it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if something that was durable cannot be read back.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        new_log: LogId,
+        from: Lsn,
+        visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
+    ) -> Result<(Self, Recovery)> {
+        let mut replayed = 0;
+        let tail = reader::read(disk.as_ref(), from, Lsn(u64::MAX), &mut |lsn, bytes| {
+            replayed += 1;
+            visit(lsn, bytes)
+        })?;
+        let Some(tail) = tail else {
+            return Self::create(disk, options, new_log, from);
+        };
+        let name = segment::name(tail.segment);
+        let path = disk.path_of(&name);
+        let mut file = disk.open(&name).map_err(|e| Error::io("open", &path, e))?;
+        let zeroed_to = Self::cut(file.as_mut(), &tail, &path)?;
+        // What was read may sit in the page cache only.
+        file.sync().map_err(|e| Error::io("sync", &path, e))?;
+        disk.sync_dir()
+            .map_err(|e| Error::io("sync the directory of", &path, e))?;
+        Self::remove_unused(disk.as_ref(), tail.segment)?;
+        let recovery = Recovery {
+            log: tail.log,
+            last_lsn: Lsn(tail.next_lsn.0 - 1),
+            replayed,
+            cut_bytes: tail.torn_bytes,
+        };
+        let writer = Self {
+            disk,
+            options,
+            log: tail.log,
+            segment: tail.segment,
+            path,
+            file,
+            offset: tail.offset,
+            zeroed_to,
+            next_lsn: tail.next_lsn,
+            prev_crc: tail.prev_crc,
+        };
+        Ok((writer, recovery))
+    }
+
+    fn create(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        log: LogId,
+        from: Lsn,
+    ) -> Result<(Self, Recovery)> {
+        let number = 1;
+        let (file, zeroed_to) =
+            segment::bake(disk.as_ref(), log, number, PIECE.min(options.segment_bytes))?;
+        let path = disk.path_of(&segment::name(number));
+        let writer = Self {
+            disk,
+            options,
+            log,
+            segment: number,
+            path,
+            file,
+            offset: FIRST_FRAME,
+            zeroed_to,
+            next_lsn: from.next(),
+            prev_crc: 0,
+        };
+        Ok((
+            writer,
+            Recovery {
+                log,
+                last_lsn: from,
+                replayed: 0,
+                cut_bytes: 0,
+            },
+        ))
+    }
+
+    /// Zeroes what a torn frame left; returns where the zeros end.
+    fn cut(file: &mut dyn DiskFile, tail: &Tail, path: &str) -> Result<u64> {
+        if tail.torn_bytes > 0 {
+            segment::write_zeros(file, tail.offset, tail.torn_bytes)
+                .map_err(|e| Error::io("cut the torn tail of", path, e))?;
+        }
+        Ok(tail.file_len.max(tail.offset))
+    }
+
+    /// Removes segments prepared behind the tail: their place is taken again when it is needed.
+    fn remove_unused(disk: &dyn Disk, tail: u64) -> Result<()> {
+        for number in segment::list(disk)?
+            .into_iter()
+            .filter(|number| *number > tail)
+        {
+            let name = segment::name(number);
+            disk.remove(&name)
+                .map_err(|e| Error::io("remove", &disk.path_of(&name), e))?;
+        }
+        disk.sync_dir()
+            .map_err(|e| Error::io("sync", &disk.path_of(""), e))
+    }
+
+    /// The LSN the next record gets.
+    #[must_use]
+    pub const fn next_lsn(&self) -> Lsn {
+        self.next_lsn
+    }
+
+    /// The log's identity.
+    #[must_use]
+    pub const fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// Writes one frame. It is durable only after [`Writer::sync`]. Returns its last LSN.
+    pub fn write(&mut self, frame: &mut FrameBuf) -> Result<Lsn> {
+        let span =
+            ((HEADER_LEN + frame.payload_len()) as u64).next_multiple_of(crate::frame::ALIGN);
+        if self.offset + span > self.options.segment_bytes && self.offset > FIRST_FRAME {
+            self.roll()?;
+        }
+        let place = Place {
+            log: self.log,
+            segment: self.segment,
+            offset: self.offset,
+        };
+        let count = u64::from(frame.count());
+        let (bytes, crc) = frame.finish(place, self.next_lsn, self.prev_crc);
+        let end = self.offset + bytes.len() as u64;
+        if end > self.zeroed_to {
+            // The zeros ahead are used up: this frame pays for a piece more.
+            let piece = PIECE.min(self.options.segment_bytes);
+            self.zeroed_to = segment::write_zeros(
+                self.file.as_mut(),
+                self.zeroed_to,
+                end - self.zeroed_to + piece,
+            )
+            .map_err(|e| Error::io("extend", &self.path, e))?;
+        }
+        self.file
+            .write_at(self.offset, bytes)
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.offset = end;
+        self.prev_crc = crc;
+        self.next_lsn = self.next_lsn.plus(count);
+        Ok(Lsn(self.next_lsn.0 - 1))
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file
+            .sync()
+            .map_err(|e| Error::io("sync", &self.path, e))
+    }
+
+    /// Writes zeros ahead if they run low; called when there is nothing else to do. Returns whether
+    /// it did something (which is then not yet synced).
+    pub fn prepare(&mut self) -> Result<bool> {
+        let room = self.zeroed_to - self.offset;
+        if room >= 2 * PIECE || self.zeroed_to + PIECE > self.options.segment_bytes {
+            return Ok(false);
+        }
+        self.zeroed_to = segment::write_zeros(self.file.as_mut(), self.zeroed_to, PIECE)
+            .map_err(|e| Error::io("extend", &self.path, e))?;
+        Ok(true)
+    }
+
+    /// Closes this segment (it is durable: the frame in flight is synced before the next is
+    /// written) and begins the next.
+    fn roll(&mut self) -> Result<()> {
+        let number = self.segment + 1;
+        let (file, zeroed_to) = segment::bake(
+            self.disk.as_ref(),
+            self.log,
+            number,
+            PIECE.min(self.options.segment_bytes),
+        )?;
+        self.file = file;
+        self.path = self.disk.path_of(&segment::name(number));
+        self.segment = number;
+        self.offset = FIRST_FRAME;
+        self.zeroed_to = zeroed_to;
+        self.prev_crc = 0;
+        Ok(())
+    }
+}
