@@ -140,9 +140,13 @@ impl Meters {
     /// Is this the first time in a minute or two that the operation is counted? An operation
     /// counts once however often it is asked about (`docs/semantics.md`, "Rates").
     pub fn first_sight(&mut self, now: Millis, operation: u128) -> bool {
-        if now.since(self.counted_since) >= WINDOW_SECS * 1000 {
+        let age = now.since(self.counted_since) / (WINDOW_SECS * 1000);
+        if age > 0 {
             self.counted.swap(0, 1);
             self.counted[0].clear();
+            if age > 1 {
+                self.counted[1].clear();
+            }
             self.counted_since = now;
         }
         if self.counted.iter().any(|set| set.contains(&operation)) {

@@ -244,7 +244,7 @@ mod tests {
 
     fn tokens(input: u64, output: u64) -> Tokens {
         Tokens {
-            total: input + output,
+            total: input.saturating_add(output),
             input,
             output,
             ..Tokens::default()

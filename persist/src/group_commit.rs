@@ -139,6 +139,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     durable: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Shared {
@@ -179,6 +180,7 @@ impl Log {
             }),
             wake: Condvar::new(),
             durable: AtomicU64::new(next_lsn.0 - 1),
+            bytes: AtomicU64::new(0),
         });
         let thread = std::thread::Builder::new()
             .name("nullrun-log".to_owned())
@@ -208,6 +210,7 @@ impl Log {
         state.next_lsn = first.plus(u64::from(batch.count));
         let wake = state.waiting;
         drop(state);
+        self.shared.bytes.fetch_add(batch.len() as u64, Ordering::Relaxed);
         if wake {
             self.shared.wake.notify_one();
         }
@@ -218,6 +221,12 @@ impl Log {
     #[must_use]
     pub fn durable_lsn(&self) -> Lsn {
         Lsn(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// Bytes of records appended since the start.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
     }
 
     /// Writes and syncs what is pending, then ends the thread.

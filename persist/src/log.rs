@@ -69,6 +69,7 @@ impl Writer {
         from: Lsn,
         visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
     ) -> Result<(Self, Recovery)> {
+        segment::sweep(disk.as_ref())?;
         let mut replayed = 0;
         let tail = reader::read(disk.as_ref(), from, Lsn(u64::MAX), &mut |lsn, bytes| {
             replayed += 1;

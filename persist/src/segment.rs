@@ -42,16 +42,20 @@ pub fn number(name: &str) -> Option<u64> {
         .flatten()
 }
 
-/// Numbers of all segments, ascending; removes what a crash left half made.
+/// Numbers of all segments, ascending.
 pub fn list(disk: &dyn Disk) -> Result<Vec<u64>> {
-    let names = disk
-        .list()
-        .map_err(|e| Error::io("list", &disk.path_of(""), e))?;
-    for leftover in names.iter().filter(|name| name.ends_with(BAKING)) {
-        disk.remove(leftover)
-            .map_err(|e| Error::io("remove", &disk.path_of(leftover), e))?;
-    }
+    let names = disk.list().map_err(|e| Error::io("list", &disk.path_of(""), e))?;
     Ok(names.iter().filter_map(|name| number(name)).collect())
+}
+
+/// Removes what a crash left half made. Only the writer may: a reader would take a segment from
+/// under its hands.
+pub fn sweep(disk: &dyn Disk) -> Result<()> {
+    let names = disk.list().map_err(|e| Error::io("list", &disk.path_of(""), e))?;
+    for leftover in names.iter().filter(|name| name.ends_with(BAKING)) {
+        disk.remove(leftover).map_err(|e| Error::io("remove", &disk.path_of(leftover), e))?;
+    }
+    Ok(())
 }
 
 /// Makes a segment under a temporary name, durable, then gives it its name: a segment that can be
