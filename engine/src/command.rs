@@ -51,6 +51,13 @@ pub enum Command {
         /// Which.
         workflow: WorkflowId,
     },
+    /// Show some workflows of an org, in that order.
+    ReadWorkflows {
+        /// The caller's org.
+        org: OrgId,
+        /// Which.
+        ids: Vec<WorkflowId>,
+    },
     /// Show an org's ledger.
     ReadOrg {
         /// Which.
@@ -200,6 +207,8 @@ pub enum Outcome {
     Cancelled(Option<Nanos>),
     /// To everything about one workflow.
     Workflow(Box<WorkflowView>),
+    /// To [`Command::ReadWorkflows`].
+    Workflows(Vec<WorkflowView>),
     /// To [`Command::ReadOrg`].
     Org(Box<OrgView>),
     /// To [`Command::Manage`].

@@ -209,6 +209,10 @@ impl Engine {
             Command::ReadWorkflow { org, workflow } => {
                 Ok((self.show(*org, *workflow), When::Durable))
             }
+            Command::ReadWorkflows { org, ids } => {
+                let views = ids.iter().filter_map(|id| self.view(*org, *id)).collect();
+                Ok((Outcome::Workflows(views), When::Durable))
+            }
             Command::ReadOrg { org } => Ok((self.show_org(*org), When::Durable)),
             Command::Manage(manage) => self.manage(manage, batch),
             Command::Barrier => Ok((Outcome::Done, When::Durable)),

@@ -12,6 +12,7 @@ use persist::group_commit::Batch;
 use persist::{HoldId, Lsn, Millis};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where records go.
 pub trait Append {
@@ -52,6 +53,7 @@ pub struct Pump<R> {
     batch: Batch,
     turn: Vec<(Outcome, R)>,
     appended: Lsn,
+    remembered_since: Arc<AtomicU64>,
 }
 
 impl<R: Respond> Pump<R> {
@@ -69,6 +71,7 @@ impl<R: Respond> Pump<R> {
             batch: Batch::default(),
             turn: Vec::new(),
             appended,
+            remembered_since: Arc::default(),
         }
     }
 
@@ -76,6 +79,13 @@ impl<R: Respond> Pump<R> {
     #[must_use]
     pub fn published(&self) -> Arc<ArcSwap<Directory>> {
         Arc::clone(&self.published)
+    }
+
+    /// The time, in milliseconds, since which every counted event is still known; 0 while none has
+    /// been forgotten.
+    #[must_use]
+    pub fn remembered_since(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.remembered_since)
     }
 
     /// The engine.
@@ -145,6 +155,10 @@ impl<R: Respond> Pump<R> {
             self.staged
                 .push_back((self.appended, self.engine.directory().clone()));
         }
+        let dedup = &self.engine.shard().dedup;
+        let since = dedup.reaches_back_to().filter(|_| dedup.is_full());
+        self.remembered_since
+            .store(since.map_or(0, |at| at.0), Ordering::Relaxed);
         let lsn = self.appended;
         self.parked
             .extend(self.turn.drain(..).map(|(outcome, respond)| Parked {

@@ -58,7 +58,10 @@ impl Account {
         let body = json!({
             "email": email, "password": PASSWORD, "name": "Harness", "organization_name": "Harness",
         });
-        let made = connection.post("/api/v1/auth/register", Caller::Anonymous, &body).await?.expect(&[201])?;
+        let made = connection
+            .post("/api/v1/auth/register", Caller::Anonymous, &body)
+            .await?
+            .expect(&[201])?;
         Ok(Self {
             email,
             org: made.required("organization_id")?,
@@ -71,7 +74,10 @@ impl Account {
     /// Signs in again; the new session replaces the old one in this struct.
     pub async fn login(&mut self, connection: &mut Connection) -> Result<()> {
         let body = json!({"email": self.email, "password": PASSWORD});
-        let signed_in = connection.post("/api/v1/auth/login", Caller::Anonymous, &body).await?.expect(&[200])?;
+        let signed_in = connection
+            .post("/api/v1/auth/login", Caller::Anonymous, &body)
+            .await?
+            .expect(&[200])?;
         self.session = signed_in.required("session_token")?;
         Ok(())
     }
@@ -94,7 +100,9 @@ impl Account {
         budget_cents: Option<i64>,
     ) -> Result<String> {
         let body = json!({"name": name, "budget_cents": budget_cents});
-        let made = connection.post(&self.path("/workflows"), self.operator(), &body).await?;
+        let made = connection
+            .post(&self.path("/workflows"), self.operator(), &body)
+            .await?;
         made.expect(&[201])?.required("id")
     }
 
@@ -112,9 +120,15 @@ impl Account {
         if let Some(cents) = budget_cents {
             body["budget_cents"] = json!(cents);
         }
-        let made = connection.post(&self.path("/api-keys"), self.operator(), &body).await?.expect(&[201])?;
+        let made = connection
+            .post(&self.path("/api-keys"), self.operator(), &body)
+            .await?
+            .expect(&[201])?;
         let key = SdkKey::new(made.required("api_key")?, &made.required("secret_key")?);
-        Ok(MintedKey { id: made.required("id")?, key })
+        Ok(MintedKey {
+            id: made.required("id")?,
+            key,
+        })
     }
 
     /// Sets or removes the cap of a workflow, in cents.
@@ -126,29 +140,50 @@ impl Account {
     ) -> Result<()> {
         let path = self.path(&format!("/workflows/{workflow}"));
         let body = json!({"budget_cents": budget_cents});
-        connection.patch(&path, self.operator(), &body).await?.expect(&[200])?;
+        connection
+            .patch(&path, self.operator(), &body)
+            .await?
+            .expect(&[200])?;
         Ok(())
     }
 
     /// Sets or removes the organization's cap, in cents.
-    pub async fn set_org_budget(&self, connection: &mut Connection, budget_cents: Option<i64>) -> Result<()> {
+    pub async fn set_org_budget(
+        &self,
+        connection: &mut Connection,
+        budget_cents: Option<i64>,
+    ) -> Result<()> {
         let body = json!({"budget_cents": budget_cents});
-        connection.patch(&self.path(""), self.operator(), &body).await?.expect(&[200])?;
+        connection
+            .patch(&self.path(""), self.operator(), &body)
+            .await?
+            .expect(&[200])?;
         Ok(())
     }
 
     /// `pause`, `resume` or `kill`.
-    pub async fn change_state(&self, connection: &mut Connection, workflow: &str, verb: &str) -> Result<WorkflowView> {
+    pub async fn change_state(
+        &self,
+        connection: &mut Connection,
+        workflow: &str,
+        verb: &str,
+    ) -> Result<WorkflowView> {
         let path = self.path(&format!("/workflows/{workflow}/{verb}"));
         let body = json!({"reason": "harness"});
-        let answer = connection.post(&path, self.operator(), &body).await?.expect(&[200])?;
+        let answer = connection
+            .post(&path, self.operator(), &body)
+            .await?
+            .expect(&[200])?;
         view(&path, answer.body)
     }
 
     /// Reads a workflow.
     pub async fn workflow(&self, connection: &mut Connection, id: &str) -> Result<WorkflowView> {
         let path = self.path(&format!("/workflows/{id}"));
-        let answer = connection.get(&path, self.operator()).await?.expect(&[200])?;
+        let answer = connection
+            .get(&path, self.operator())
+            .await?
+            .expect(&[200])?;
         view(&path, answer.body)
     }
 }

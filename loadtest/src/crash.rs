@@ -60,13 +60,19 @@ impl Params {
             seed: None,
             power_cut: false,
             environment: Vec::new(),
-            check: CheckOptions { holds: 100, charges: 100 },
+            check: CheckOptions {
+                holds: 100,
+                charges: 100,
+            },
         }
     }
 
     /// 200 rounds.
     pub fn long() -> Self {
-        Self { rounds: 200, ..Self::quick() }
+        Self {
+            rounds: 200,
+            ..Self::quick()
+        }
     }
 
     /// The same, restarting from what completed syncs covered.
@@ -89,7 +95,7 @@ impl Params {
 pub struct Report {
     /// Replays the plan.
     pub seed: u64,
-    /// Rounds that ended with a check.
+    /// Crashes.
     pub rounds: u32,
     /// Whether restarts lost unsynced bytes.
     pub power_cut: bool,
@@ -108,7 +114,11 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed        {} (--seed replays the plan)", self.seed)?;
-        let loss = if self.power_cut { "every byte no completed sync covered is lost" } else { "page cache survives" };
+        let loss = if self.power_cut {
+            "every byte no completed sync covered is lost"
+        } else {
+            "page cache survives"
+        };
         writeln!(f, "crashes     {} by kill -9 ({loss})", self.rounds)?;
         writeln!(f, "acknowledged {}", self.counts)?;
         writeln!(
@@ -133,7 +143,8 @@ pub fn run(binary: &Path, params: &Params) -> Result<Report> {
 async fn drive(binary: &Path, params: &Params) -> Result<Report> {
     let seed = params.seed.unwrap_or_else(Dice::fresh_seed);
     let mut dice = Dice::from_seed(seed);
-    let home = TempDir::with_prefix("nullrun-crash-").map_err(Error::io("a temporary directory"))?;
+    let home =
+        TempDir::with_prefix("nullrun-crash-").map_err(Error::io("a temporary directory"))?;
     let mut ground = Ground::prepare(binary, params, home.path())?;
     let mut gateway = Gateway::start(ground.settings.clone())?;
     let stage = Stage::set_up(&mut Connection::new(&gateway.endpoint()?), &mut dice).await?;
@@ -148,26 +159,29 @@ async fn drive(binary: &Path, params: &Params) -> Result<Report> {
         violations: Violations::default(),
     };
     for round in 1..=params.rounds {
-        let load = Duration::from_millis(dice.between(params.shortest_load_ms, params.longest_load_ms));
+        let load =
+            Duration::from_millis(dice.between(params.shortest_load_ms, params.longest_load_ms));
         crash_under_load(&mut gateway, &stage, params, load, seed ^ u64::from(round)).await?;
+        report.rounds = round;
         gateway = match ground.come_back(gateway) {
             Ok(gateway) => gateway,
             Err(error @ Error::NotUp { .. }) => {
-                report.violations.add(format!("round {round}: after the crash, {error}"));
-                break;
+                report
+                    .violations
+                    .add(format!("round {round}: after the crash, {error}"));
+                return Ok(report);
             }
             Err(error) => return Err(error),
         };
-        report.rounds = round;
         let found = check(&gateway, &stage, params.check, &mut dice).await;
         if !report.take(found, &format!("round {round}"), &mut gateway)? {
             return Ok(report);
         }
-        stage.thin_out(&mut Connection::new(&gateway.endpoint()?), &mut dice).await?;
+        stage
+            .thin_out(&mut Connection::new(&gateway.endpoint()?), &mut dice)
+            .await?;
     }
-    if report.violations.is_empty() {
-        orderly_restart(gateway, &stage, params, &mut dice, &mut report).await?;
-    }
+    orderly_restart(gateway, &stage, params, &mut dice, &mut report).await?;
     Ok(report)
 }
 
@@ -180,7 +194,9 @@ async fn orderly_restart(
     report: &mut Report,
 ) -> Result<()> {
     let status = gateway.terminate(TERMINATE_WITHIN)?;
-    report.violations.require(status.success(), || format!("SIGTERM ended the gateway with {status}"));
+    report.violations.require(status.success(), || {
+        format!("SIGTERM ended the gateway with {status}")
+    });
     let mut gateway = gateway.restart()?;
     let found = check(&gateway, stage, params.check, dice).await;
     report.take(found, "after an orderly restart", &mut gateway)?;
@@ -198,33 +214,63 @@ async fn crash_under_load(
     let mut workers = Vec::new();
     for worker in 0..params.connections {
         let dice = Dice::for_worker(seed, worker as u64);
-        workers.push(tokio::spawn(mix::work(Connection::new(&endpoint), stage.clone(), dice)));
+        workers.push(tokio::spawn(mix::work(
+            Connection::new(&endpoint),
+            stage.clone(),
+            dice,
+        )));
     }
     let dice = Dice::for_worker(seed, u64::MAX - 1);
-    workers.push(tokio::spawn(operator::work(Connection::new(&endpoint), stage.clone(), dice)));
+    workers.push(tokio::spawn(operator::work(
+        Connection::new(&endpoint),
+        stage.clone(),
+        dice,
+    )));
     tokio::time::sleep(load).await;
     if let Some(status) = gateway.ended() {
-        stage.complain(format!("the gateway ended on its own with {status}:\n{}", gateway.output()));
+        stage.complain(format!(
+            "the gateway ended on its own with {status}:\n{}",
+            gateway.output()
+        ));
     }
     gateway.kill_9()?;
     for worker in workers {
         // A worker ends at its first request without an answer; one that panicked shows in its missing answers.
-        worker.await.map_err(|error| Error::Usage(format!("a worker of the harness failed: {error}")))?;
+        worker
+            .await
+            .map_err(|error| Error::Usage(format!("a worker of the harness failed: {error}")))?;
     }
     stage.record.lock().release_all();
     Ok(())
 }
 
-async fn check(gateway: &Gateway, stage: &Stage, options: CheckOptions, dice: &mut Dice) -> Result<CheckReport> {
+async fn check(
+    gateway: &Gateway,
+    stage: &Stage,
+    options: CheckOptions,
+    dice: &mut Dice,
+) -> Result<CheckReport> {
     let mut connection = Connection::new(&gateway.endpoint()?);
-    let mut found = ledger_check(&mut connection, &stage.account, &stage.record, options, dice).await?;
+    let mut found = ledger_check(
+        &mut connection,
+        &stage.account,
+        &stage.record,
+        options,
+        dice,
+    )
+    .await?;
     found.violations.absorb(stage.take_complaints());
     Ok(found)
 }
 
 impl Report {
     /// Adds what a check found; false when the run must stop.
-    fn take(&mut self, found: Result<CheckReport>, when: &str, gateway: &mut Gateway) -> Result<bool> {
+    fn take(
+        &mut self,
+        found: Result<CheckReport>,
+        when: &str,
+        gateway: &mut Gateway,
+    ) -> Result<bool> {
         match found {
             Ok(found) => {
                 self.counts = found.counts;
@@ -232,12 +278,18 @@ impl Report {
                 self.holds_resent += found.holds_resent;
                 self.charges_resent += found.charges_resent;
                 if !found.violations.is_empty() {
-                    self.violations.add(format!("{when}, gateway's last words:\n{}", gateway.output()));
+                    self.violations.add(format!(
+                        "{when}, gateway's last words:\n{}",
+                        gateway.output()
+                    ));
                 }
                 self.violations.absorb(found.violations);
             }
             Err(error) if gateway.ended().is_some() => {
-                self.violations.add(format!("{when}: the gateway ended ({error}):\n{}", gateway.output()));
+                self.violations.add(format!(
+                    "{when}: the gateway ended ({error}):\n{}",
+                    gateway.output()
+                ));
             }
             Err(error) => return Err(error),
         }
@@ -254,12 +306,21 @@ struct Ground {
 impl Ground {
     fn prepare(binary: &Path, params: &Params, home: &Path) -> Result<Self> {
         let plain = Settings::new(binary, home.join("data"));
-        let settings = params.environment.iter().fold(plain, |settings, (name, value)| settings.env(name, value));
+        let settings = params
+            .environment
+            .iter()
+            .fold(plain, |settings, (name, value)| settings.env(name, value));
         if !params.power_cut {
-            return Ok(Self { settings, mount: None });
+            return Ok(Self {
+                settings,
+                mount: None,
+            });
         }
         let mount = Shim::compile()?.mount(home, 0)?;
-        Ok(Self { settings: settings.on_shim(mount.clone()), mount: Some(mount) })
+        Ok(Self {
+            settings: settings.on_shim(mount.clone()),
+            mount: Some(mount),
+        })
     }
 
     /// Restarts on the same directory, or on a copy of what was durable.

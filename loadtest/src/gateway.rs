@@ -39,8 +39,15 @@ impl Settings {
             ("NULLRUN_HMAC_REQUIRED", "true"),
             ("NULLRUN_LOG", "info"),
         ];
-        let environment = defaults.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Self { binary: binary.into(), data_dir: data_dir.into(), environment, mount: None }
+        let environment = defaults
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        Self {
+            binary: binary.into(),
+            data_dir: data_dir.into(),
+            environment,
+            mount: None,
+        }
     }
 
     /// Sets one variable of the gateway's environment.
@@ -71,11 +78,16 @@ impl Settings {
                 command.env_remove(name);
             }
         }
-        command.envs(&self.environment).env("NULLRUN_DATA_DIR", &self.data_dir);
+        command
+            .envs(&self.environment)
+            .env("NULLRUN_DATA_DIR", &self.data_dir);
         if let Some(mount) = &self.mount {
             command.envs(mount.environment());
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -95,10 +107,10 @@ impl Gateway {
     /// # Errors
     /// When the binary cannot be run, ends early, or does not listen within a minute; its output is in the error.
     pub fn start(settings: Settings) -> Result<Self> {
-        let mut child = settings
-            .command()
-            .spawn()
-            .map_err(|source| Error::Spawn { binary: settings.binary.clone(), source })?;
+        let mut child = settings.command().spawn().map_err(|source| Error::Spawn {
+            binary: settings.binary.clone(),
+            source,
+        })?;
         let output = Output::default();
         let (found, listening) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
@@ -107,7 +119,12 @@ impl Gateway {
         if let Some(stderr) = child.stderr.take() {
             output.collect(stderr, None);
         }
-        let mut gateway = Self { settings, child, base_url: String::new(), output };
+        let mut gateway = Self {
+            settings,
+            child,
+            base_url: String::new(),
+            output,
+        };
         gateway.base_url = gateway.wait_for_address(&listening)?;
         Ok(gateway)
     }
@@ -116,7 +133,10 @@ impl Gateway {
         let reason = match listening.recv_timeout(UP_WITHIN) {
             Ok(url) => return Ok(url),
             Err(RecvTimeoutError::Timeout) => {
-                format!("no line `listening on http://…` within {} s", UP_WITHIN.as_secs())
+                format!(
+                    "no line `listening on http://…` within {} s",
+                    UP_WITHIN.as_secs()
+                )
             }
             Err(RecvTimeoutError::Disconnected) => match self.child.wait() {
                 Ok(status) => format!("it ended with {status}"),
@@ -125,7 +145,10 @@ impl Gateway {
         };
         // stderr is read by another thread: give it a moment to catch up with the last words.
         thread::sleep(Duration::from_millis(50));
-        Err(Error::NotUp { reason, output: self.output.text() })
+        Err(Error::NotUp {
+            reason,
+            output: self.output.text(),
+        })
     }
 
     /// Starts again with the same settings, after [`Gateway::kill_9`] or [`Gateway::terminate`].
@@ -168,8 +191,12 @@ impl Gateway {
     /// `kill -9`, and waits until the process is gone.
     pub fn kill_9(&mut self) -> Result<()> {
         // A process that has ended already is fine: it is gone.
-        self.child.kill().map_err(Error::io("kill -9 of the gateway"))?;
-        self.child.wait().map_err(Error::io("waiting for the gateway"))?;
+        self.child
+            .kill()
+            .map_err(Error::io("kill -9 of the gateway"))?;
+        self.child
+            .wait()
+            .map_err(Error::io("waiting for the gateway"))?;
         Ok(())
     }
 
@@ -190,7 +217,10 @@ impl Gateway {
             thread::sleep(Duration::from_millis(5));
         }
         let reason = format!("still running {} s after SIGTERM", within.as_secs());
-        Err(Error::NotUp { reason, output: self.output.text() })
+        Err(Error::NotUp {
+            reason,
+            output: self.output.text(),
+        })
     }
 }
 
@@ -233,8 +263,13 @@ impl Output {
 /// The address in a line like `… listening on http://127.0.0.1:8080 …`.
 fn announced_url(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("listening on http://")?;
-    let end = rest.find(|c: char| c.is_whitespace() || c == '"' || c == '\u{1b}').unwrap_or(rest.len());
-    Some(format!("http://{}", rest[..end].trim_end_matches(['/', '.', ','])))
+    let end = rest
+        .find(|c: char| c.is_whitespace() || c == '"' || c == '\u{1b}')
+        .unwrap_or(rest.len());
+    Some(format!(
+        "http://{}",
+        rest[..end].trim_end_matches(['/', '.', ','])
+    ))
 }
 
 #[cfg(test)]
@@ -243,9 +278,16 @@ mod tests {
 
     #[test]
     fn the_address_is_found_in_log_lines() {
-        let line = "2026-11-23T21:00:00Z INFO nullrun: listening on http://127.0.0.1:40123 shards=1";
-        assert_eq!(announced_url(line).as_deref(), Some("http://127.0.0.1:40123"));
-        assert_eq!(announced_url("listening on http://[::1]:80/").as_deref(), Some("http://[::1]:80"));
+        let line =
+            "2026-11-23T21:00:00Z INFO nullrun: listening on http://127.0.0.1:40123 shards=1";
+        assert_eq!(
+            announced_url(line).as_deref(),
+            Some("http://127.0.0.1:40123")
+        );
+        assert_eq!(
+            announced_url("listening on http://[::1]:80/").as_deref(),
+            Some("http://[::1]:80")
+        );
         assert_eq!(announced_url("opening the log"), None);
     }
 

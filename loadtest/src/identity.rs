@@ -26,7 +26,9 @@ impl Dice {
 
     /// A random (version 4) UUID in its usual text form.
     pub fn uuid(&mut self) -> String {
-        uuid::Builder::from_random_bytes(self.0.random()).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(self.0.random())
+            .into_uuid()
+            .to_string()
     }
 
     /// A whole number from `low` to `high`, both included.
@@ -36,7 +38,11 @@ impl Dice {
 
     /// An index below `len`; 0 when `len` is 0.
     pub fn index(&mut self, len: usize) -> usize {
-        if len == 0 { 0 } else { self.0.random_range(0..len) }
+        if len == 0 {
+            0
+        } else {
+            self.0.random_range(0..len)
+        }
     }
 
     /// True `percent` times in a hundred.

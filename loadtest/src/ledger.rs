@@ -84,16 +84,37 @@ impl Ledger {
     /// Reads both. Nothing else may be writing, or they differ for honest reasons.
     pub async fn read(connection: &mut Connection, account: &Account) -> Result<Self> {
         let path = account.path("/status");
-        let status = connection.get(&path, account.operator()).await?.expect(&[200])?;
+        let status = connection
+            .get(&path, account.operator())
+            .await?
+            .expect(&[200])?;
         let status = view(&path, status.body)?;
         let path = account.path("/ledger/verify");
-        let verify = connection.get(&path, account.operator()).await?.expect(&[200])?;
-        Ok(Self { status, verify: view(&path, verify.body)? })
+        let verify = connection
+            .get(&path, account.operator())
+            .await?
+            .expect(&[200])?;
+        Ok(Self {
+            status,
+            verify: view(&path, verify.body)?,
+        })
     }
 
     /// Workflows of the status page by id.
     pub fn rows(&self) -> BTreeMap<&str, &StatusRow> {
-        self.status.workflows.iter().map(|row| (row.workflow_id.as_str(), row)).collect()
+        self.status
+            .workflows
+            .iter()
+            .map(|row| (row.workflow_id.as_str(), row))
+            .collect()
+    }
+
+    /// The organization's spend as `/ledger/verify` shows it: live, and recomputed from the log.
+    pub fn verified_spent(&self) -> [i64; 2] {
+        [
+            self.verify.live.spent_nanos,
+            self.verify.recomputed.spent_nanos,
+        ]
     }
 
     /// Every way in which the two readings contradict each other or themselves.
@@ -101,30 +122,62 @@ impl Ledger {
         let mut found = Violations::default();
         let verify = &self.verify;
         found.require(verify.verified && verify.mismatches.is_empty(), || {
-            format!("/ledger/verify is not verified: {}", Value::from(verify.mismatches.clone()))
+            format!(
+                "/ledger/verify is not verified: {}",
+                Value::from(verify.mismatches.clone())
+            )
         });
         let mut compare = |whose: &str, what: &str, left: Totals, right: Totals| {
-            found.require(left == right, || format!("{whose}: {what} differ: {left:?} and {right:?}"));
+            found.require(left == right, || {
+                format!("{whose}: {what} differ: {left:?} and {right:?}")
+            });
         };
-        compare("organization", "live and recomputed money", verify.live, verify.recomputed);
-        compare("organization", "status and live money", self.status.totals, verify.live);
+        compare(
+            "organization",
+            "live and recomputed money",
+            verify.live,
+            verify.recomputed,
+        );
+        compare(
+            "organization",
+            "status and live money",
+            self.status.totals,
+            verify.live,
+        );
         let rows = self.rows();
         let mut sum = Totals::default();
         for row in &verify.workflows {
             let whose = format!("workflow {}", row.workflow_id);
-            compare(&whose, "live and recomputed money", row.live, row.recomputed);
+            compare(
+                &whose,
+                "live and recomputed money",
+                row.live,
+                row.recomputed,
+            );
             if let Some(shown) = rows.get(row.workflow_id.as_str()) {
                 compare(&whose, "status and live money", shown.totals, row.live);
             }
             sum.spent_nanos += row.live.spent_nanos;
             sum.held_nanos += row.live.held_nanos;
         }
-        compare("organization", "its money and the sum of its workflows", verify.live, sum);
+        compare(
+            "organization",
+            "its money and the sum of its workflows",
+            verify.live,
+            sum,
+        );
         for row in &self.status.workflows {
-            let (Some(cents), Some(remaining)) = (row.budget_cents, row.remaining_nanos) else { continue };
-            let expected = cents * crate::wire::NANOS_PER_CENT - row.totals.spent_nanos - row.totals.held_nanos;
+            let (Some(cents), Some(remaining)) = (row.budget_cents, row.remaining_nanos) else {
+                continue;
+            };
+            let expected = cents * crate::wire::NANOS_PER_CENT
+                - row.totals.spent_nanos
+                - row.totals.held_nanos;
             found.require(remaining == expected, || {
-                format!("workflow {}: remaining {remaining}, but cap - spent - held = {expected}", row.workflow_id)
+                format!(
+                    "workflow {}: remaining {remaining}, but cap - spent - held = {expected}",
+                    row.workflow_id
+                )
             });
         }
         found

@@ -2,14 +2,23 @@
 
 /// Raises the soft limit on open files as far as the hard limit allows and returns the limit now in force.
 /// Children inherit it, so the gateway started afterwards can hold as many connections as the harness opens.
-#[expect(unsafe_code, reason = "getrlimit and setrlimit have no safe wrapper in std")]
+#[expect(
+    unsafe_code,
+    reason = "getrlimit and setrlimit have no safe wrapper in std"
+)]
 pub(crate) fn raise_open_files() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` is a valid, writable rlimit for the duration of the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return 0;
     }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    let raised = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        ..limit
+    };
     // SAFETY: `raised` is a valid rlimit; the kernel only reads it.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
         limit = raised;

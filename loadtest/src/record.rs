@@ -10,9 +10,9 @@ mod management;
 mod resend;
 
 pub use book::{Bounds, Charge, ChargeId, Hold, HoldEnd, Route};
-pub(crate) use resend::cancel_body;
 pub use check::{CheckOptions, CheckReport, Counts, ledger_check};
-pub use management::{KeyRecord, Revocation, WorkflowRecord};
+pub use management::{KeyRecord, PolicyRecord, Revocation, WorkflowRecord};
+pub(crate) use resend::{NO_VERDICT, cancel_body};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +40,8 @@ pub struct Record {
     pub workflows: BTreeMap<String, WorkflowRecord>,
     /// Keys that were minted to be revoked, by id.
     pub keys: BTreeMap<String, KeyRecord>,
+    /// Policies by id.
+    pub policies: BTreeMap<String, PolicyRecord>,
     /// Holds by operation id, until they have ended for certain.
     pub holds: BTreeMap<String, Hold>,
     /// Charges of this round, and those of earlier rounds that are still in doubt.
@@ -58,7 +60,8 @@ impl Record {
     /// A gate is about to be sent.
     pub fn gate_sent(&mut self, workflow: &str, ask: Ask) {
         let operation = ask.operation_id.clone();
-        self.holds.insert(operation, Hold::in_doubt(workflow, ask, Instant::now()));
+        self.holds
+            .insert(operation, Hold::in_doubt(workflow, ask, Instant::now()));
     }
 
     /// The gate was allowed with this reservation.
@@ -78,7 +81,11 @@ impl Record {
 
     /// A charge is about to be sent; give the id to [`Record::charge_acknowledged`].
     pub fn charge_sent(&mut self, charge: Charge) -> ChargeId {
-        if let Some(hold) = charge.hold.as_ref().and_then(|operation| self.holds.get_mut(operation)) {
+        if let Some(hold) = charge
+            .hold
+            .as_ref()
+            .and_then(|operation| self.holds.get_mut(operation))
+        {
             hold.charged_in_doubt += charge.usage.nanos();
         }
         let id = ChargeId(self.next_charge);
@@ -89,14 +96,20 @@ impl Record {
 
     /// The charge was acknowledged.
     pub fn charge_acknowledged(&mut self, id: ChargeId) {
-        let Some(charge) = self.charges.get_mut(&id) else { return };
+        let Some(charge) = self.charges.get_mut(&id) else {
+            return;
+        };
         if charge.certain {
             return;
         }
         charge.certain = true;
         self.counts.charges += 1;
         let nanos = charge.usage.nanos();
-        if let Some(hold) = charge.hold.as_ref().and_then(|operation| self.holds.get_mut(operation)) {
+        if let Some(hold) = charge
+            .hold
+            .as_ref()
+            .and_then(|operation| self.holds.get_mut(operation))
+        {
             hold.charged_in_doubt -= nanos;
             hold.charged += nanos;
         }
@@ -148,14 +161,22 @@ impl Record {
 
     /// What the ledger must and may show for `workflow` at `now`.
     pub fn bounds(&self, workflow: &str, now: Instant) -> Bounds {
-        let settled = self.workflows.get(workflow).map_or(0, |known| known.settled_spent_nanos);
-        let mut bounds = Bounds::starting_at(settled);
-        for charge in self.charges.values().filter(|charge| charge.workflow == workflow) {
+        let known = self.workflows.get(workflow);
+        let mut bounds = Bounds::starting_at(known.map_or(0, |known| known.settled_spent_nanos));
+        for charge in self
+            .charges
+            .values()
+            .filter(|charge| charge.workflow == workflow)
+        {
             bounds.add_charge(charge);
         }
         for hold in self.holds.values().filter(|hold| hold.workflow == workflow) {
             bounds.add_hold(hold, now);
         }
+        // A read that showed more than was acknowledged made some of what is in doubt durable.
+        bounds.least_spent = bounds
+            .least_spent
+            .max(known.map_or(0, |known| known.spent_seen_nanos));
         bounds
     }
 
@@ -167,10 +188,16 @@ impl Record {
     /// Forgets what can no longer change: ended holds, and certain charges (their sum is kept). Called between rounds.
     pub fn settle(&mut self, dice: &mut Dice, now: Instant) {
         self.holds.retain(|_, hold| !hold.is_over(now));
-        let certain: Vec<ChargeId> =
-            self.charges.iter().filter(|(_, charge)| charge.certain).map(|(id, _)| *id).collect();
+        let certain: Vec<ChargeId> = self
+            .charges
+            .iter()
+            .filter(|(_, charge)| charge.certain)
+            .map(|(id, _)| *id)
+            .collect();
         for id in certain {
-            let Some(charge) = self.charges.remove(&id) else { continue };
+            let Some(charge) = self.charges.remove(&id) else {
+                continue;
+            };
             if let Some(workflow) = self.workflows.get_mut(&charge.workflow) {
                 workflow.settled_spent_nanos += charge.usage.nanos();
             }
@@ -188,7 +215,9 @@ impl Record {
     /// At most `limit` older charges, chosen at random.
     pub fn some_old_charges(&self, dice: &mut Dice, limit: usize) -> Vec<Charge> {
         let len = self.old_charges.len();
-        (0..limit.min(len)).filter_map(|_| self.old_charges.get(dice.index(len)).cloned()).collect()
+        (0..limit.min(len))
+            .filter_map(|_| self.old_charges.get(dice.index(len)).cloned())
+            .collect()
     }
 }
 

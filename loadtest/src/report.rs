@@ -118,7 +118,10 @@ pub fn dollars(nanos: i64) -> String {
     let magnitude = nanos.unsigned_abs();
     let fraction = format!("{:09}", magnitude % 1_000_000_000);
     let fraction = fraction.trim_end_matches('0');
-    format!("{sign}${}.{fraction:0<2} ({nanos} nanos)", magnitude / 1_000_000_000)
+    format!(
+        "{sign}${}.{fraction:0<2} ({nanos} nanos)",
+        magnitude / 1_000_000_000
+    )
 }
 
 #[cfg(test)]

@@ -28,21 +28,34 @@ impl Shim {
         let library = dir.path().join("lostpages.so");
         fs::write(&source, SOURCE).map_err(Error::io(format!("writing {}", source.display())))?;
         let compiled = Command::new("cc")
-            .args(["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+            .args([
+                "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o",
+            ])
             .args([&library, &source])
             .output()
             .map_err(|error| Error::Shim(error.to_string()))?;
         if !compiled.status.success() {
-            return Err(Error::Shim(String::from_utf8_lossy(&compiled.stderr).into_owned()));
+            return Err(Error::Shim(
+                String::from_utf8_lossy(&compiled.stderr).into_owned(),
+            ));
         }
-        Ok(Self { _dir: Arc::new(dir), library })
+        Ok(Self {
+            _dir: Arc::new(dir),
+            library,
+        })
     }
 
     /// Places a data directory and its shadow under `parent`; `generation` keeps the directories of restarts apart.
     pub fn mount(&self, parent: &Path, generation: u32) -> Result<Mount> {
         let data_dir = parent.join(format!("data-{generation}"));
-        fs::create_dir_all(&data_dir).map_err(Error::io(format!("creating {}", data_dir.display())))?;
-        Ok(Mount { shim: self.clone(), parent: parent.to_owned(), data_dir, generation })
+        fs::create_dir_all(&data_dir)
+            .map_err(Error::io(format!("creating {}", data_dir.display())))?;
+        Ok(Mount {
+            shim: self.clone(),
+            parent: parent.to_owned(),
+            data_dir,
+            generation,
+        })
     }
 }
 
@@ -97,7 +110,11 @@ impl Mount {
     pub fn after_power_cut(self) -> Result<Self> {
         let next = self.shim.mount(&self.parent, self.generation + 1)?;
         copy_tree(&self.shadow_dir(), &next.data_dir)?;
-        for old in [self.data_dir.clone(), self.shadow_dir(), self.shadow_dir().with_extension("inodes")] {
+        for old in [
+            self.data_dir.clone(),
+            self.shadow_dir(),
+            self.shadow_dir().with_extension("inodes"),
+        ] {
             fs::remove_dir_all(&old).map_err(Error::io(format!("removing {}", old.display())))?;
         }
         Ok(next)
@@ -109,7 +126,11 @@ impl Mount {
 
     fn turn(&self, name: &str, on: bool) -> Result<()> {
         let path = self.switch(name);
-        let done = if on { fs::write(&path, "") } else { fs::remove_file(&path) };
+        let done = if on {
+            fs::write(&path, "")
+        } else {
+            fs::remove_file(&path)
+        };
         done.map_err(Error::io(format!("switch {}", path.display())))
     }
 }

@@ -27,7 +27,10 @@ pub enum Target {
 impl Target {
     /// A binary to be started.
     pub fn binary(path: impl AsRef<Path>) -> Self {
-        Self::Binary { path: path.as_ref().to_owned(), environment: Vec::new() }
+        Self::Binary {
+            path: path.as_ref().to_owned(),
+            environment: Vec::new(),
+        }
     }
 
     /// A gateway that runs already.
@@ -48,13 +51,24 @@ impl Target {
     pub fn start(&self) -> Result<Running> {
         raise_open_files();
         match self {
-            Self::Url(url) => Ok(Running { endpoint: Endpoint::parse(url)?, gateway: None, _data: None }),
+            Self::Url(url) => Ok(Running {
+                endpoint: Endpoint::parse(url)?,
+                gateway: None,
+                _data: None,
+            }),
             Self::Binary { path, environment } => {
-                let data = TempDir::with_prefix("nullrun-data-").map_err(Error::io("a temporary directory"))?;
+                let data = TempDir::with_prefix("nullrun-data-")
+                    .map_err(Error::io("a temporary directory"))?;
                 let start = Settings::new(path, data.path());
-                let settings = environment.iter().fold(start, |settings, (name, value)| settings.env(name, value));
+                let settings = environment
+                    .iter()
+                    .fold(start, |settings, (name, value)| settings.env(name, value));
                 let gateway = Gateway::start(settings)?;
-                Ok(Running { endpoint: gateway.endpoint()?, gateway: Some(gateway), _data: Some(data) })
+                Ok(Running {
+                    endpoint: gateway.endpoint()?,
+                    gateway: Some(gateway),
+                    _data: Some(data),
+                })
             }
         }
     }
@@ -86,7 +100,11 @@ impl Running {
     }
 
     /// `count` opened connections that report to one counter.
-    pub async fn connect_many(&self, count: usize, in_flight: &Arc<InFlight>) -> Result<Vec<Connection>> {
+    pub async fn connect_many(
+        &self,
+        count: usize,
+        in_flight: &Arc<InFlight>,
+    ) -> Result<Vec<Connection>> {
         let mut all = Vec::with_capacity(count);
         for _ in 0..count {
             let mut connection = Connection::counted(&self.endpoint, Arc::clone(in_flight));
@@ -99,6 +117,10 @@ impl Running {
 
 /// Runs `scenario` to its end on a runtime of its own: one thread, so that the harness takes one core at most.
 pub(crate) fn block_on<T>(scenario: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(Error::io("starting the runtime"))?.block_on(scenario)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(Error::io("starting the runtime"))?
+        .block_on(scenario)
 }

@@ -73,6 +73,34 @@ impl Ask {
     }
 }
 
+/// Gate bodies that differ in their operation id only, made without building JSON anew: the asker's own CPU must not
+/// become what is measured.
+#[derive(Debug, Clone)]
+pub struct GateTemplate {
+    /// The body around each place where the operation id stands.
+    pieces: Vec<String>,
+}
+
+impl GateTemplate {
+    /// Bodies like that of `ask`, whatever its operation id.
+    pub fn of(ask: &Ask) -> Self {
+        const PLACE: &str = "00000000-operation-id";
+        let marked = Ask {
+            operation_id: PLACE.into(),
+            ..ask.clone()
+        };
+        let body = marked.gate_body().to_string();
+        Self {
+            pieces: body.split(PLACE).map(str::to_owned).collect(),
+        }
+    }
+
+    /// The body for one operation.
+    pub fn body(&self, operation_id: &str) -> String {
+        self.pieces.join(operation_id)
+    }
+}
+
 /// Tokens of one call of [`MODEL`] and what they cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -126,7 +154,27 @@ mod tests {
 
     #[test]
     fn forty_seven_input_tokens_cost_47_microdollars() {
-        assert_eq!(Usage { input: 47, output: 0 }.nanos(), 47_000);
+        assert_eq!(
+            Usage {
+                input: 47,
+                output: 0
+            }
+            .nanos(),
+            47_000
+        );
+    }
+
+    #[test]
+    fn a_template_makes_the_same_body_as_the_ask_itself() {
+        let ask = Ask {
+            operation_id: "5d6e".into(),
+            organization_id: "g".into(),
+            max_output_tokens: 7,
+        };
+        assert_eq!(
+            GateTemplate::of(&ask).body("5d6e"),
+            ask.gate_body().to_string()
+        );
     }
 
     #[test]

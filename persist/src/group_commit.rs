@@ -210,7 +210,9 @@ impl Log {
         state.next_lsn = first.plus(u64::from(batch.count));
         let wake = state.waiting;
         drop(state);
-        self.shared.bytes.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.shared
+            .bytes
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         if wake {
             self.shared.wake.notify_one();
         }

@@ -44,16 +44,21 @@ pub fn number(name: &str) -> Option<u64> {
 
 /// Numbers of all segments, ascending.
 pub fn list(disk: &dyn Disk) -> Result<Vec<u64>> {
-    let names = disk.list().map_err(|e| Error::io("list", &disk.path_of(""), e))?;
+    let names = disk
+        .list()
+        .map_err(|e| Error::io("list", &disk.path_of(""), e))?;
     Ok(names.iter().filter_map(|name| number(name)).collect())
 }
 
 /// Removes what a crash left half made. Only the writer may: a reader would take a segment from
 /// under its hands.
 pub fn sweep(disk: &dyn Disk) -> Result<()> {
-    let names = disk.list().map_err(|e| Error::io("list", &disk.path_of(""), e))?;
+    let names = disk
+        .list()
+        .map_err(|e| Error::io("list", &disk.path_of(""), e))?;
     for leftover in names.iter().filter(|name| name.ends_with(BAKING)) {
-        disk.remove(leftover).map_err(|e| Error::io("remove", &disk.path_of(leftover), e))?;
+        disk.remove(leftover)
+            .map_err(|e| Error::io("remove", &disk.path_of(leftover), e))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 """The gateway as a process, and what an operator does with it over HTTP."""
 
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -8,10 +9,11 @@ import os
 import pathlib
 import re
 import subprocess
+import threading
 import time
-import urllib.parse
 import uuid
 
+SHIM = pathlib.Path(__file__).resolve().parents[3] / "loadtest" / "shim" / "lostpages.c"
 START_SECS = 30
 STOP_SECS = 15
 
@@ -68,6 +70,33 @@ class Gateway:
             return answer.status, json.loads(text) if text else None
         finally:
             connection.close()
+
+
+class HangingGateway(Gateway):
+    """A gateway with a short queue, on a disk whose syncs can be made to hang."""
+
+    def __init__(self, binary, directory):
+        library = pathlib.Path(directory) / "lostpages.so"
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O2", "-o", library, SHIM, "-ldl", "-lpthread"], check=True
+        )
+        self._hang_file = pathlib.Path(directory) / "hang"
+        super().__init__(
+            binary, directory,
+            NULLRUN_QUEUE_DEPTH="8",
+            LD_PRELOAD=str(library),
+            LOSTPAGES_DIR=str(pathlib.Path(directory) / "data"),
+            LOSTPAGES_SHADOW=str(pathlib.Path(directory) / "shadow"),
+            LOSTPAGES_HANG_FILE=str(self._hang_file),
+        )
+
+    @contextlib.contextmanager
+    def hung_disk(self):
+        self._hang_file.touch()
+        try:
+            yield
+        finally:
+            self._hang_file.unlink()
 
 
 class Account:
@@ -136,3 +165,28 @@ class Workflow:
             "X-Signature-Timestamp": timestamp,
             "X-Signature": hmac.new(self._secret.encode(), message.encode(), "sha256").hexdigest(),
         }
+
+
+@contextlib.contextmanager
+def flood(gateway, workflow):
+    """Gates from 64 connections at once, going on once the gateway has called itself overloaded."""
+    stop, overloaded = threading.Event(), threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            body = json.dumps({"operation_id": os.urandom(16).hex(), "tools": ["agent"]}).encode()
+            _, answer = gateway.send("POST", "/api/v1/gate", body, workflow.signed(body))
+            if answer["details"]["error_code"] == "OVERLOADED":
+                overloaded.set()
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert overloaded.wait(10), "the gateway never said OVERLOADED"
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -33,7 +33,10 @@ impl Answer {
             request: self.request,
             status: self.status,
             expected: expected.join(" or "),
-            body: String::from_utf8_lossy(&self.raw).chars().take(600).collect(),
+            body: String::from_utf8_lossy(&self.raw)
+                .chars()
+                .take(600)
+                .collect(),
         })
     }
 
@@ -44,12 +47,18 @@ impl Answer {
 
     /// A string field that must be there.
     pub fn required(&self, field: &str) -> Result<String> {
-        self.body[field].as_str().map(str::to_owned).ok_or_else(|| Error::Unexpected {
-            request: self.request.clone(),
-            status: self.status,
-            expected: format!("a body with a string `{field}`"),
-            body: String::from_utf8_lossy(&self.raw).chars().take(600).collect(),
-        })
+        self.body[field]
+            .as_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Error::Unexpected {
+                request: self.request.clone(),
+                status: self.status,
+                expected: format!("a body with a string `{field}`"),
+                body: String::from_utf8_lossy(&self.raw)
+                    .chars()
+                    .take(600)
+                    .collect(),
+            })
     }
 
     /// True for HTTP 200 with `decision: "allow"`.
@@ -60,13 +69,17 @@ impl Answer {
     /// `details.error_code`, else `error_code`, else empty.
     pub fn error_code(&self) -> &str {
         let nested = self.body["details"]["error_code"].as_str();
-        nested.or_else(|| self.body["error_code"].as_str()).unwrap_or_default()
+        nested
+            .or_else(|| self.body["error_code"].as_str())
+            .unwrap_or_default()
     }
 
     /// Status, decision and code in a few words, for violation sentences.
     pub fn in_short(&self) -> String {
         let decision = self.text("decision");
-        format!("{} {} {}", self.status, decision, self.error_code()).trim_end().to_owned()
+        format!("{} {} {}", self.status, decision, self.error_code())
+            .trim_end()
+            .to_owned()
     }
 }
 

@@ -31,14 +31,29 @@ pub struct Endpoint {
 impl Endpoint {
     /// Parses `http://host:port`; the harness speaks plain HTTP only.
     pub fn parse(url: &str) -> Result<Self> {
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        let Some(authority) = authority.filter(|rest| !rest.is_empty() && !rest.contains('/')) else {
-            return Err(Error::Usage(format!("`{url}` is not of the form http://host:port")));
+        let authority = url
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'));
+        let Some(authority) = authority.filter(|rest| !rest.is_empty() && !rest.contains('/'))
+        else {
+            return Err(Error::Usage(format!(
+                "`{url}` is not of the form http://host:port"
+            )));
         };
-        let with_port = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-        let found = with_port.to_socket_addrs().map_err(Error::io(format!("looking up {authority}")))?.next();
+        let with_port = if authority.contains(':') {
+            authority.to_owned()
+        } else {
+            format!("{authority}:80")
+        };
+        let found = with_port
+            .to_socket_addrs()
+            .map_err(Error::io(format!("looking up {authority}")))?
+            .next();
         let address = found.ok_or_else(|| Error::Usage(format!("`{authority}` has no address")))?;
-        Ok(Self { address, authority: authority.to_owned() })
+        Ok(Self {
+            address,
+            authority: authority.to_owned(),
+        })
     }
 }
 
@@ -65,7 +80,11 @@ impl Connection {
 
     /// A connection that reports to `in_flight`.
     pub fn counted(endpoint: &Endpoint, in_flight: Arc<InFlight>) -> Self {
-        Self { endpoint: endpoint.clone(), in_flight, sender: None }
+        Self {
+            endpoint: endpoint.clone(),
+            in_flight,
+            sender: None,
+        }
     }
 
     /// Opens the TCP connection now, so that the first request does not pay for it.
@@ -77,8 +96,12 @@ impl Connection {
             self.sender = None;
         }
         let connecting = async {
-            let stream = TcpStream::connect(self.endpoint.address).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(self.endpoint.address)
+                .await
+                .map_err(|error| error.to_string())?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| error.to_string())?;
             let io = TokioIo::new(CountedStream::new(stream, Arc::clone(&self.in_flight)));
             handshake(io).await.map_err(|error| error.to_string())
         };
@@ -93,9 +116,18 @@ impl Connection {
     }
 
     /// Builds a request: headers and signature as published SDKs (or the dashboard) send them.
-    pub fn prepare(&self, method: Method, path: &str, caller: Caller<'_>, body: Option<Bytes>) -> Result<Prepared> {
+    pub fn prepare(
+        &self,
+        method: Method,
+        path: &str,
+        caller: Caller<'_>,
+        body: Option<Bytes>,
+    ) -> Result<Prepared> {
         let name = format!("{method} {path}");
-        let mut builder = Request::builder().method(method).uri(path).header("host", &self.endpoint.authority);
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.endpoint.authority);
         let bytes = body.clone().unwrap_or_default();
         if body.is_some() {
             builder = builder.header("content-type", HeaderValue::from_static("application/json"));
@@ -121,7 +153,8 @@ impl Connection {
             }
         };
         let request = builder.body(Full::new(bytes));
-        let request = request.map_err(|error| Error::Usage(format!("{name} is no valid request: {error}")))?;
+        let request = request
+            .map_err(|error| Error::Usage(format!("{name} is no valid request: {error}")))?;
         Ok(Prepared { request, name })
     }
 
@@ -130,10 +163,16 @@ impl Connection {
         self.open().await?;
         let Prepared { request, name } = prepared;
         let Some(sender) = self.sender.as_mut() else {
-            return Err(Error::NoAnswer { request: name, reason: "not connected".into() });
+            return Err(Error::NoAnswer {
+                request: name,
+                reason: "not connected".into(),
+            });
         };
         let exchanging = async {
-            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let answer = sender
+                .send_request(request)
+                .await
+                .map_err(|error| error.to_string())?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok((head.status.as_u16(), head.headers, body.to_bytes()))
@@ -145,7 +184,10 @@ impl Connection {
         if outcome.is_err() {
             self.sender = None;
         }
-        outcome.map_err(|reason| Error::NoAnswer { request: name, reason })
+        outcome.map_err(|reason| Error::NoAnswer {
+            request: name,
+            reason,
+        })
     }
 
     /// Sends a prepared request and parses the answer.
@@ -153,7 +195,13 @@ impl Connection {
         let request = prepared.name.clone();
         let (status, headers, raw) = self.exchange(prepared).await?;
         let body = serde_json::from_slice(&raw).unwrap_or(Value::Null);
-        Ok(Answer { request, status, headers, body, raw })
+        Ok(Answer {
+            request,
+            status,
+            headers,
+            body,
+            raw,
+        })
     }
 
     /// Any request with an optional JSON body.
@@ -191,7 +239,8 @@ impl Connection {
 
     /// A signed SDK POST at protocol 4.
     pub async fn post_signed(&mut self, path: &str, key: &SdkKey, body: &Value) -> Result<Answer> {
-        self.post(path, Caller::Signed(key, Protocol::V4), body).await
+        self.post(path, Caller::Signed(key, Protocol::V4), body)
+            .await
     }
 }
 
@@ -213,7 +262,14 @@ mod tests {
         let key = SdkKey::new("nr_live_x", "secret").for_workflow("w");
         let connection = Connection::new(&endpoint);
         let caller = Caller::Signed(&key, Protocol::V3);
-        let prepared = connection.prepare(Method::POST, "/api/v1/gate", caller, Some(Bytes::from("{}"))).unwrap();
+        let prepared = connection
+            .prepare(
+                Method::POST,
+                "/api/v1/gate",
+                caller,
+                Some(Bytes::from("{}")),
+            )
+            .unwrap();
         let headers = prepared.request.headers();
         for (name, value) in [
             ("x-api-key", "nr_live_x"),

@@ -25,7 +25,8 @@ impl InFlight {
 
     /// Starts a new measurement.
     pub fn reset_peak(&self) {
-        self.peak.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.peak
+            .store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     fn enter(&self) {
@@ -47,7 +48,11 @@ pub(super) struct CountedStream {
 
 impl CountedStream {
     pub(super) fn new(stream: TcpStream, counter: Arc<InFlight>) -> Self {
-        Self { stream, counter, awaiting: false }
+        Self {
+            stream,
+            counter,
+            awaiting: false,
+        }
     }
 
     fn after_write(&mut self, written: &Poll<io::Result<usize>>) {
@@ -72,7 +77,11 @@ impl Drop for CountedStream {
 }
 
 impl AsyncRead for CountedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -83,7 +92,11 @@ impl AsyncRead for CountedStream {
 }
 
 impl AsyncWrite for CountedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.after_write(&polled);
         polled

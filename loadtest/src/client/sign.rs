@@ -20,7 +20,11 @@ impl SdkKey {
     pub fn new(api_key: impl Into<String>, secret_key: &str) -> Self {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
         let keyed = Hmac::<Sha256>::new_from_slice(secret_key.as_bytes()).expect("any key length");
-        Self { api_key: api_key.into(), keyed, workflow_header: None }
+        Self {
+            api_key: api_key.into(),
+            keyed,
+            workflow_header: None,
+        }
     }
 
     /// The same key, calling for `workflow_id` through the `X-Workflow-Id` header.
@@ -51,14 +55,19 @@ impl SdkKey {
 
 impl fmt::Debug for SdkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SdkKey").field("api_key", &self.api_key).finish_non_exhaustive()
+        f.debug_struct("SdkKey")
+            .field("api_key", &self.api_key)
+            .finish_non_exhaustive()
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 0xf)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -66,7 +75,10 @@ mod tests {
     use super::*;
 
     fn published_key() -> SdkKey {
-        SdkKey::new("nr_live_testkey_0000000000000001", "sk_stub_secret_0000000000000001")
+        SdkKey::new(
+            "nr_live_testkey_0000000000000001",
+            "sk_stub_secret_0000000000000001",
+        )
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::stage::{Kind, Stage};
 use crate::client::{Answer, Connection, SdkKey};
 use crate::error::{Error, Result};
 use crate::identity::Dice;
-use crate::record::{Charge, Hold, Route, cancel_body};
+use crate::record::{Charge, Hold, NO_VERDICT, Route, cancel_body};
 use crate::wire::{Ask, Usage};
 
 /// Smallest and largest hold, in output tokens: 1 to 20 cents.
@@ -26,7 +26,8 @@ pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dic
             36..=42 => retry(&mut connection, &stage, &mut dice).await,
             43..=62 => charge_on_hold(&mut connection, &stage, &mut dice).await,
             63..=80 => cancel(&mut connection, &stage, &mut dice).await,
-            81..=92 => batch(&mut connection, &stage, &mut dice).await,
+            81..=84 => look(&mut connection, &stage, &mut dice).await,
+            85..=94 => batch(&mut connection, &stage, &mut dice).await,
             _ => free_charge(&mut connection, &stage, &mut dice).await,
         };
         match done {
@@ -38,19 +39,26 @@ pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dic
 }
 
 async fn gate(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some(place) = stage.any_place(dice, |_| true) else { return Ok(()) };
+    let Some(place) = stage.any_place(dice, |_| true) else {
+        return Ok(());
+    };
     let ask = Ask {
         operation_id: dice.uuid(),
         organization_id: stage.account.org.clone(),
-        max_output_tokens: i64::try_from(dice.between(HOLD_TOKENS.0, HOLD_TOKENS.1)).unwrap_or(i64::MAX),
+        max_output_tokens: i64::try_from(dice.between(HOLD_TOKENS.0, HOLD_TOKENS.1))
+            .unwrap_or(i64::MAX),
     };
     let operation = ask.operation_id.clone();
     let body = ask.gate_body();
     stage.record.lock().gate_sent(&place.workflow, ask);
-    let answer = connection.post_signed("/api/v1/gate", &place.key, &body).await?;
+    let answer = connection
+        .post_signed("/api/v1/gate", &place.key, &body)
+        .await?;
     match (answer.is_allow(), answer.body["reservation_id"].as_str()) {
         (true, Some(reservation)) => stage.record.lock().gate_allowed(&operation, reservation),
-        (true, None) => stage.complain(format!("gate {operation} was allowed without a reservation")),
+        (true, None) => stage.complain(format!(
+            "gate {operation} was allowed without a reservation"
+        )),
         _ if refused(&answer) => stage.record.lock().gate_refused(&operation),
         _ => stage.complain(format!("gate {operation} answered {}", answer.in_short())),
     }
@@ -59,20 +67,31 @@ async fn gate(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Re
 
 /// The same operation again, while its hold is open: the same reservation.
 async fn retry(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some((hold, key)) = claim(stage, dice) else { return Ok(()) };
+    let Some((hold, key)) = claim(stage, dice) else {
+        return Ok(());
+    };
     let operation = &hold.ask.operation_id;
-    let answer = connection.post_signed("/api/v1/gate", &key, &hold.ask.gate_body()).await?;
+    let answer = connection
+        .post_signed("/api/v1/gate", &key, &hold.ask.gate_body())
+        .await?;
     let expected = hold.reservation.as_deref().unwrap_or_default();
-    if !refused(&answer) && !(answer.is_allow() && answer.text("reservation_id") == expected) {
-        let came = answer.text("reservation_id");
-        stage.complain(format!("retry of {operation} holding {expected} answered {} {came}", answer.in_short()));
+    let came = answer.text("reservation_id");
+    let excused = refused(&answer) && NO_VERDICT.contains(&answer.error_code());
+    let returned = answer.is_allow() && came == expected;
+    if !(excused || returned) {
+        stage.complain(format!(
+            "retry of {operation} holding {expected} answered {} {came}",
+            answer.in_short()
+        ));
     }
     stage.record.lock().release(operation);
     Ok(())
 }
 
 async fn charge_on_hold(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some((hold, key)) = claim(stage, dice) else { return Ok(()) };
+    let Some((hold, key)) = claim(stage, dice) else {
+        return Ok(());
+    };
     let usage = usage(dice, CHARGE_TOKENS);
     if usage.nanos() < hold.most_left_nanos() {
         let charge = Charge {
@@ -91,13 +110,22 @@ async fn charge_on_hold(connection: &mut Connection, stage: &Stage, dice: &mut D
 }
 
 async fn free_charge(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else { return Ok(()) };
+    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else {
+        return Ok(());
+    };
     let charge = free(dice, &place.workflow, Route::Track);
     track(connection, stage, &place.key, charge).await
 }
 
-async fn track(connection: &mut Connection, stage: &Stage, key: &SdkKey, charge: Charge) -> Result<()> {
-    let body = charge.usage.track_body(charge.reservation.as_deref(), charge.event_id.as_deref());
+async fn track(
+    connection: &mut Connection,
+    stage: &Stage,
+    key: &SdkKey,
+    charge: Charge,
+) -> Result<()> {
+    let body = charge
+        .usage
+        .track_body(charge.reservation.as_deref(), charge.event_id.as_deref());
     let id = stage.record.lock().charge_sent(charge);
     let answer = connection.post_signed("/api/v1/track", key, &body).await?;
     if answer.status == 200 {
@@ -110,25 +138,43 @@ async fn track(connection: &mut Connection, stage: &Stage, key: &SdkKey, charge:
 
 /// A batch in which some event may stand twice: it counts once.
 async fn batch(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else { return Ok(()) };
-    let charges: Vec<Charge> =
-        (0..dice.between(1, BATCH_EVENTS)).map(|_| free(dice, &place.workflow, Route::Batch)).collect();
+    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else {
+        return Ok(());
+    };
+    let charges: Vec<Charge> = (0..dice.between(1, BATCH_EVENTS))
+        .map(|_| free(dice, &place.workflow, Route::Batch))
+        .collect();
     let mut events: Vec<Value> = charges.iter().filter_map(event_of).collect();
     if dice.chance(25) {
         events.extend(events.first().cloned());
     }
     let ids: Vec<_> = {
         let mut record = stage.record.lock();
-        charges.into_iter().map(|charge| record.charge_sent(charge)).collect()
+        charges
+            .into_iter()
+            .map(|charge| record.charge_sent(charge))
+            .collect()
     };
-    let answer = connection.post_signed("/api/v1/track/batch", &place.key, &json!({"events": events})).await?;
+    let answer = connection
+        .post_signed(
+            "/api/v1/track/batch",
+            &place.key,
+            &json!({"events": events}),
+        )
+        .await?;
     if answer.status != 200 {
         stage.complain(format!("/track/batch answered {}", answer.in_short()));
         return Ok(());
     }
-    let accepted = answer.body["accepted_event_ids"].as_array().map_or(0, Vec::len);
+    let accepted = answer.body["accepted_event_ids"]
+        .as_array()
+        .map_or(0, Vec::len);
     if accepted < ids.len() {
-        stage.complain(format!("a batch of {} had only {accepted} accepted: {}", ids.len(), answer.body));
+        stage.complain(format!(
+            "a batch of {} had only {accepted} accepted: {}",
+            ids.len(),
+            answer.body
+        ));
         return Ok(());
     }
     let mut record = stage.record.lock();
@@ -139,14 +185,40 @@ async fn batch(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> R
 }
 
 async fn cancel(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some((hold, key)) = claim(stage, dice) else { return Ok(()) };
+    let Some((hold, key)) = claim(stage, dice) else {
+        return Ok(());
+    };
     let operation = &hold.ask.operation_id;
     stage.record.lock().cancel_sent(operation);
-    let answer = connection.post_signed("/api/v1/cancel", &key, &cancel_body(&hold)).await?;
+    let answer = connection
+        .post_signed("/api/v1/cancel", &key, &cancel_body(&hold))
+        .await?;
     if answer.status == 200 {
         stage.record.lock().cancel_acknowledged(operation);
     } else {
         stage.complain(format!("/cancel answered {}", answer.in_short()));
+    }
+    Ok(())
+}
+
+/// Reads a workflow under load: never over its cap, and what was shown as spent stays spent.
+async fn look(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let Some(place) = stage.any_place(dice, |_| true) else {
+        return Ok(());
+    };
+    let shown = stage.account.workflow(connection, &place.workflow).await?;
+    let mut record = stage.record.lock();
+    record.spent_seen(&place.workflow, shown.spent_nanos);
+    let cap = record
+        .workflows
+        .get(&place.workflow)
+        .and_then(|known| known.hard_cap_nanos);
+    let used = shown.spent_nanos + shown.held_nanos;
+    if let Some(cap) = cap.filter(|cap| used > *cap) {
+        stage.complain(format!(
+            "under load, workflow {} uses {used} nanos of a cap of {cap}",
+            place.workflow
+        ));
     }
     Ok(())
 }
@@ -182,5 +254,8 @@ fn event_of(charge: &Charge) -> Option<Value> {
 
 fn usage(dice: &mut Dice, most: u64) -> Usage {
     let mut tokens = || i64::try_from(dice.between(1, most)).unwrap_or(1);
-    Usage { input: tokens(), output: tokens() / 10 }
+    Usage {
+        input: tokens(),
+        output: tokens() / 10,
+    }
 }

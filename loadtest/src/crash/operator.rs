@@ -16,7 +16,9 @@ pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dic
             36..=50 => move_cap(&mut connection, &stage, &mut dice).await,
             51..=65 => create_workflow(&mut connection, &stage, &mut dice).await,
             66..=75 => kill_one(&mut connection, &stage, &mut dice).await,
-            76..=88 => mint_key(&mut connection, &stage, &mut dice).await,
+            76..=83 => mint_key(&mut connection, &stage, &mut dice).await,
+            84..=90 => create_policy(&mut connection, &stage, &mut dice).await,
+            91..=94 => remove_policy(&mut connection, &stage, &mut dice).await,
             _ => revoke_key(&mut connection, &stage, &mut dice).await,
         };
         match done {
@@ -29,9 +31,20 @@ pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dic
 
 /// Pauses what runs, resumes what is paused.
 async fn switch(connection: &mut Connection, stage: &Stage) -> Result<()> {
-    let Some(place) = stage.place(Kind::Switched) else { return Ok(()) };
-    let is_paused = stage.record.lock().workflows.get(&place.workflow).is_some_and(|known| known.state == "Paused");
-    let (verb, state) = if is_paused { ("resume", "Normal") } else { ("pause", "Paused") };
+    let Some(place) = stage.place(Kind::Switched) else {
+        return Ok(());
+    };
+    let is_paused = stage
+        .record
+        .lock()
+        .workflows
+        .get(&place.workflow)
+        .is_some_and(|known| known.state == "Paused");
+    let (verb, state) = if is_paused {
+        ("resume", "Normal")
+    } else {
+        ("pause", "Paused")
+    };
     change_state(connection, stage, &place.workflow, verb, state).await
 }
 
@@ -43,28 +56,58 @@ async fn change_state(
     state: &str,
 ) -> Result<()> {
     stage.record.lock().state_sent(workflow, state);
-    let view = stage.account.change_state(connection, workflow, verb).await?;
+    let view = stage
+        .account
+        .change_state(connection, workflow, verb)
+        .await?;
     if view.state != state {
-        stage.complain(format!("{verb} of workflow {workflow} answered state {}", view.state));
+        stage.complain(format!(
+            "{verb} of workflow {workflow} answered state {}",
+            view.state
+        ));
     }
-    let complaint = stage.record.lock().state_seen(workflow, &view.state, view.version);
-    complaint.into_iter().for_each(|complaint| stage.complain(complaint));
+    let complaint = stage
+        .record
+        .lock()
+        .state_seen(workflow, &view.state, view.version);
+    complaint
+        .into_iter()
+        .for_each(|complaint| stage.complain(complaint));
     Ok(())
 }
 
 async fn move_cap(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some(place) = stage.place(Kind::Patched) else { return Ok(()) };
+    let Some(place) = stage.place(Kind::Patched) else {
+        return Ok(());
+    };
     let cents = i64::try_from(dice.between(50, 400)).ok();
     stage.record.lock().budget_sent(&place.workflow, cents);
-    stage.account.set_workflow_budget(connection, &place.workflow, cents).await?;
+    stage
+        .account
+        .set_workflow_budget(connection, &place.workflow, cents)
+        .await?;
     stage.record.lock().budget_seen(&place.workflow, cents);
     Ok(())
 }
 
-async fn create_workflow(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let cents = if dice.chance(50) { i64::try_from(dice.between(0, 1_000)).ok() } else { None };
-    let id = stage.account.create_workflow(connection, &format!("made {}", dice.uuid()), cents).await?;
-    stage.record.lock().workflow_created(&id, WorkflowRecord::created(cents, None));
+async fn create_workflow(
+    connection: &mut Connection,
+    stage: &Stage,
+    dice: &mut Dice,
+) -> Result<()> {
+    let cents = if dice.chance(50) {
+        i64::try_from(dice.between(0, 1_000)).ok()
+    } else {
+        None
+    };
+    let id = stage
+        .account
+        .create_workflow(connection, &format!("made {}", dice.uuid()), cents)
+        .await?;
+    stage
+        .record
+        .lock()
+        .workflow_created(&id, WorkflowRecord::created(cents, None));
     Ok(())
 }
 
@@ -72,7 +115,10 @@ async fn create_workflow(connection: &mut Connection, stage: &Stage, dice: &mut 
 async fn kill_one(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
     let alive: Vec<String> = {
         let record = stage.record.lock();
-        let made = record.workflows.iter().filter(|(_, known)| known.key.is_none() && known.state == "Normal");
+        let made = record
+            .workflows
+            .iter()
+            .filter(|(_, known)| known.key.is_none() && known.state == "Normal");
         made.map(|(id, _)| id.clone()).collect()
     };
     match alive.get(dice.index(alive.len())) {
@@ -82,8 +128,13 @@ async fn kill_one(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -
 }
 
 async fn mint_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else { return Ok(()) };
-    let minted = stage.account.create_key(connection, Some(&place.workflow), None).await?;
+    let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else {
+        return Ok(());
+    };
+    let minted = stage
+        .account
+        .create_key(connection, Some(&place.workflow), None)
+        .await?;
     stage.record.lock().key_minted(&minted.id, minted.key);
     Ok(())
 }
@@ -91,17 +142,77 @@ async fn mint_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -
 async fn revoke_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
     let live: Vec<String> = {
         let record = stage.record.lock();
-        let keys = record.keys.iter().filter(|(_, key)| key.revocation == Revocation::None);
+        let keys = record
+            .keys
+            .iter()
+            .filter(|(_, key)| key.revocation == Revocation::None);
         keys.map(|(id, _)| id.clone()).collect()
     };
-    let Some(id) = live.get(dice.index(live.len())) else { return Ok(()) };
+    let Some(id) = live.get(dice.index(live.len())) else {
+        return Ok(());
+    };
     stage.record.lock().revocation_sent(id);
     let path = stage.account.path(&format!("/api-keys/{id}"));
     let answer = connection.delete(&path, stage.account.operator()).await?;
     if answer.status == 204 {
         stage.record.lock().revocation_acknowledged(id);
     } else {
-        stage.complain(format!("revoking a key answered {}: {}", answer.in_short(), json!(answer.body)));
+        stage.complain(format!(
+            "revoking a key answered {}: {}",
+            answer.in_short(),
+            json!(answer.body)
+        ));
     }
+    Ok(())
+}
+
+/// A tool rule of a workflow that has no callers, so that it changes nothing else.
+async fn create_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let quiet = {
+        let record = stage.record.lock();
+        let made = record
+            .workflows
+            .iter()
+            .find(|(_, known)| known.key.is_none());
+        made.map(|(id, _)| id.clone())
+    };
+    let Some(workflow) = quiet else { return Ok(()) };
+    let body = json!({
+        "name": format!("rule {}", dice.uuid()),
+        "policy_type": "ToolBlock",
+        "scope": "Workflow",
+        "scope_id": workflow,
+        "action": "block",
+        "config": {"tool_pattern": ["db.*"]},
+        "is_active": true,
+    });
+    let path = stage.account.path("/policies");
+    let made = connection
+        .post(&path, stage.account.operator(), &body)
+        .await?
+        .expect(&[201])?;
+    stage.record.lock().policy_created(&made.required("id")?);
+    Ok(())
+}
+
+async fn remove_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let there: Vec<String> = {
+        let record = stage.record.lock();
+        let policies = record
+            .policies
+            .iter()
+            .filter(|(_, policy)| policy.removal == Revocation::None);
+        policies.map(|(id, _)| id.clone()).collect()
+    };
+    let Some(id) = there.get(dice.index(there.len())) else {
+        return Ok(());
+    };
+    stage.record.lock().removal_sent(id);
+    let path = stage.account.path(&format!("/policies/{id}"));
+    connection
+        .delete(&path, stage.account.operator())
+        .await?
+        .expect(&[200, 204])?;
+    stage.record.lock().removal_acknowledged(id);
     Ok(())
 }

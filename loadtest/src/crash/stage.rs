@@ -60,16 +60,30 @@ impl Stage {
             ("open 2", Kind::Open, None, None),
         ];
         for (name, kind, workflow_cap, key_cap) in plan {
-            let workflow = account.create_workflow(connection, name, workflow_cap).await?;
-            let key = account.create_key(connection, Some(&workflow), key_cap).await?.key;
+            let workflow = account
+                .create_workflow(connection, name, workflow_cap)
+                .await?;
+            let key = account
+                .create_key(connection, Some(&workflow), key_cap)
+                .await?
+                .key;
             let mut known = WorkflowRecord::created(workflow_cap, Some(key.clone()));
             if let Some(cents) = workflow_cap.or(key_cap) {
                 known = known.with_hard_cap(cents);
             }
             record.lock().workflow_created(&workflow, known);
-            places.push(Place { workflow, kind, key });
+            places.push(Place {
+                workflow,
+                kind,
+                key,
+            });
         }
-        Ok(Self { account, record, places: Arc::new(places), complaints: Arc::default() })
+        Ok(Self {
+            account,
+            record,
+            places: Arc::new(places),
+            complaints: Arc::default(),
+        })
     }
 
     /// The only place of a kind the operator works on.
@@ -78,36 +92,66 @@ impl Stage {
     }
 
     /// A random place where `wanted` is true.
-    pub(super) fn any_place(&self, dice: &mut Dice, wanted: impl Fn(Kind) -> bool) -> Option<&Place> {
-        let fitting: Vec<&Place> = self.places.iter().filter(|place| wanted(place.kind)).collect();
+    pub(super) fn any_place(
+        &self,
+        dice: &mut Dice,
+        wanted: impl Fn(Kind) -> bool,
+    ) -> Option<&Place> {
+        let fitting: Vec<&Place> = self
+            .places
+            .iter()
+            .filter(|place| wanted(place.kind))
+            .collect();
         fitting.get(dice.index(fitting.len())).copied()
     }
 
     /// A broken rule that a worker saw in an answer.
     pub(super) fn complain(&self, sentence: String) {
-        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).add(sentence);
+        self.complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(sentence);
     }
 
     pub(super) fn take_complaints(&self) -> Violations {
-        std::mem::take(&mut *self.complaints.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .complaints
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Between rounds: forget what is settled, cancel most open holds so that the caps do not stay full.
-    pub(super) async fn thin_out(&self, connection: &mut Connection, dice: &mut Dice) -> Result<()> {
+    pub(super) async fn thin_out(
+        &self,
+        connection: &mut Connection,
+        dice: &mut Dice,
+    ) -> Result<()> {
         let now = Instant::now();
         let mut open: Vec<_> = {
             let record = self.record.lock();
-            record.holds.values().filter(|hold| hold.is_plainly_open(now)).cloned().collect()
+            record
+                .holds
+                .values()
+                .filter(|hold| hold.is_plainly_open(now))
+                .cloned()
+                .collect()
         };
         for _ in 0..HOLDS_KEPT.min(open.len()) {
             open.swap_remove(dice.index(open.len()));
         }
         for hold in open {
-            let Some(key) = self.record.lock().key_of(&hold.workflow) else { continue };
+            let Some(key) = self.record.lock().key_of(&hold.workflow) else {
+                continue;
+            };
             let operation = &hold.ask.operation_id;
             self.record.lock().cancel_sent(operation);
             let body = crate::record::cancel_body(&hold);
-            connection.post_signed("/api/v1/cancel", &key, &body).await?.expect(&[200])?;
+            connection
+                .post_signed("/api/v1/cancel", &key, &body)
+                .await?
+                .expect(&[200])?;
             self.record.lock().cancel_acknowledged(operation);
         }
         self.record.lock().settle(dice, now);

@@ -139,7 +139,12 @@ pub struct Bounds {
 
 impl Bounds {
     pub(super) fn starting_at(spent: i64) -> Self {
-        Self { least_spent: spent, most_spent: spent, least_held: 0, most_held: 0 }
+        Self {
+            least_spent: spent,
+            most_spent: spent,
+            least_held: 0,
+            most_held: 0,
+        }
     }
 
     pub(super) fn add_charge(&mut self, charge: &Charge) {
@@ -154,7 +159,8 @@ impl Bounds {
             return;
         }
         self.most_held += hold.most_left_nanos();
-        let certainly_held = hold.reservation.is_some() && hold.end == HoldEnd::Open && !hold.may_have_expired(now);
+        let certainly_held =
+            hold.reservation.is_some() && hold.end == HoldEnd::Open && !hold.may_have_expired(now);
         if certainly_held {
             self.least_held += hold.least_left_nanos();
         }

@@ -55,7 +55,14 @@ pub struct CheckReport {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { holds, refusals, charges, cancels, states, management } = self;
+        let Self {
+            holds,
+            refusals,
+            charges,
+            cancels,
+            states,
+            management,
+        } = self;
         write!(
             f,
             "{holds} holds, {refusals} refusals, {charges} charges, {cancels} cancels, {states} state changes, \
@@ -78,7 +85,9 @@ pub async fn ledger_check(
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     match read_twice(connection, account, record, options, dice, &mut report).await {
-        Err(error @ Error::Unexpected { .. }) => report.violations.add(format!("the account cannot go on: {error}")),
+        Err(error @ Error::Unexpected { .. }) => report
+            .violations
+            .add(format!("the account cannot go on: {error}")),
         other => other?,
     }
     report.counts = record.lock().counts;
@@ -99,12 +108,18 @@ async fn read_twice(
     compare_money(&first, record, "as it stands", &mut report.violations);
     resume_paused(connection, account, record, &mut report.violations).await?;
     check_keys(connection, record, &mut report.violations).await?;
+    check_policies(connection, account, record, &mut report.violations).await?;
     resend::everything_in_doubt(connection, record, report).await?;
     resend::acknowledged_holds(connection, record, options.holds, dice, report).await?;
     resend::acknowledged_charges(connection, record, options.charges, dice, report).await?;
     let second = Ledger::read(connection, account).await?;
     report.violations.absorb(second.contradictions());
-    compare_money(&second, record, "after asking again", &mut report.violations);
+    compare_money(
+        &second,
+        record,
+        "after asking again",
+        &mut report.violations,
+    );
     Ok(())
 }
 
@@ -115,10 +130,14 @@ fn compare_management(ledger: &Ledger, record: &SharedRecord, violations: &mut V
     let ids: Vec<String> = record.workflows.keys().cloned().collect();
     for id in ids {
         let Some(row) = rows.get(id.as_str()) else {
-            violations.add(format!("workflow {id} was acknowledged as created and is gone"));
+            violations.add(format!(
+                "workflow {id} was acknowledged as created and is gone"
+            ));
             continue;
         };
-        let Some(known) = record.workflows.get(&id) else { continue };
+        let Some(known) = record.workflows.get(&id) else {
+            continue;
+        };
         let as_acknowledged =
             row.state == known.state && (row.version == known.version || known.version < 0);
         let as_in_doubt =
@@ -129,8 +148,8 @@ fn compare_management(ledger: &Ledger, record: &SharedRecord, violations: &mut V
                 row.state, row.version, known.state, known.version, known.state_in_doubt
             )
         });
-        let budget_fits =
-            row.budget_cents == known.budget_cents || Some(row.budget_cents) == known.budget_in_doubt;
+        let budget_fits = row.budget_cents == known.budget_cents
+            || Some(row.budget_cents) == known.budget_in_doubt;
         violations.require(budget_fits, || {
             format!(
                 "workflow {id} has a cap of {:?} cents, acknowledged was {:?}, in doubt {:?}",
@@ -156,7 +175,9 @@ fn compare_money(ledger: &Ledger, record: &SharedRecord, when: &str, violations:
     let now = Instant::now();
     for row in &ledger.status.workflows {
         let id = &row.workflow_id;
-        let Some(known) = record.workflows.get(id) else { continue };
+        let Some(known) = record.workflows.get(id) else {
+            continue;
+        };
         let (spent, held) = (row.totals.spent_nanos, row.totals.held_nanos);
         let bounds = record.bounds(id, now);
         let mut within = |what: &str, shown: i64, least: i64, most: i64| {
@@ -184,7 +205,10 @@ async fn resume_paused(
 ) -> Result<()> {
     let paused: Vec<String> = {
         let record = record.lock();
-        let in_use = record.workflows.iter().filter(|(_, known)| known.key.is_some() && known.state == "Paused");
+        let in_use = record
+            .workflows
+            .iter()
+            .filter(|(_, known)| known.key.is_some() && known.state == "Paused");
         in_use.map(|(id, _)| id.clone()).collect()
     };
     for id in paused {
@@ -198,7 +222,11 @@ async fn resume_paused(
 }
 
 /// A minted key works until its revocation is acknowledged, and never afterwards.
-async fn check_keys(connection: &mut Connection, record: &SharedRecord, violations: &mut Violations) -> Result<()> {
+async fn check_keys(
+    connection: &mut Connection,
+    record: &SharedRecord,
+    violations: &mut Violations,
+) -> Result<()> {
     let fresh: Vec<(String, super::KeyRecord)> = {
         let mut record = record.lock();
         let keys = record.keys.iter_mut().filter(|(_, key)| key.fresh);
@@ -210,14 +238,22 @@ async fn check_keys(connection: &mut Connection, record: &SharedRecord, violatio
     };
     for (id, known) in fresh {
         let body = serde_json::json!({"check_type": "llm", "estimated_tokens": 1, "tools": ["harness_agent"]});
-        let answer = connection.post_signed("/api/v1/check", &known.key, &body).await?;
+        let answer = connection
+            .post_signed("/api/v1/check", &known.key, &body)
+            .await?;
         let works = answer.status != 401;
         match known.revocation {
             Revocation::None => violations.require(works, || {
-                format!("key {id} was acknowledged as minted and is refused: {}", answer.in_short())
+                format!(
+                    "key {id} was acknowledged as minted and is refused: {}",
+                    answer.in_short()
+                )
             }),
             Revocation::Certain => violations.require(!works, || {
-                format!("key {id} was acknowledged as revoked and still works: {}", answer.in_short())
+                format!(
+                    "key {id} was acknowledged as revoked and still works: {}",
+                    answer.in_short()
+                )
             }),
             Revocation::InDoubt if works => {
                 if let Some(key) = record.lock().keys.get_mut(&id) {
@@ -225,6 +261,64 @@ async fn check_keys(connection: &mut Connection, record: &SharedRecord, violatio
                 }
             }
             Revocation::InDoubt => record.lock().revocation_acknowledged(&id),
+        }
+    }
+    Ok(())
+}
+
+/// A created policy is there until its removal is acknowledged, and never afterwards.
+async fn check_policies(
+    connection: &mut Connection,
+    account: &Account,
+    record: &SharedRecord,
+    violations: &mut Violations,
+) -> Result<()> {
+    let fresh: Vec<(String, Revocation)> = {
+        let mut record = record.lock();
+        let policies = record
+            .policies
+            .iter_mut()
+            .filter(|(_, policy)| policy.fresh);
+        policies
+            .map(|(id, policy)| {
+                policy.fresh = false;
+                (id.clone(), policy.removal)
+            })
+            .collect()
+    };
+    for (id, removal) in fresh {
+        let path = account.path(&format!("/policies/{id}"));
+        let answer = connection.get(&path, account.operator()).await?;
+        let there = answer.status == 200;
+        match removal {
+            Revocation::None => violations.require(there, || {
+                format!(
+                    "policy {id} was acknowledged as created and is gone: {}",
+                    answer.in_short()
+                )
+            }),
+            Revocation::Certain => {
+                violations.require(answer.status == 404, || {
+                    format!(
+                        "policy {id} was acknowledged as removed: {}",
+                        answer.in_short()
+                    )
+                });
+            }
+            Revocation::InDoubt => {
+                let removal = if there {
+                    Revocation::None
+                } else {
+                    Revocation::Certain
+                };
+                record.lock().policies.insert(
+                    id,
+                    super::PolicyRecord {
+                        removal,
+                        fresh: false,
+                    },
+                );
+            }
         }
     }
     Ok(())

@@ -24,6 +24,8 @@ pub struct WorkflowRecord {
     pub key: Option<SdkKey>,
     /// Sum of acknowledged charges that left the record, in nano-dollars.
     pub settled_spent_nanos: i64,
+    /// The most that a read has shown as spent, in nano-dollars.
+    pub spent_seen_nanos: i64,
 }
 
 impl WorkflowRecord {
@@ -38,6 +40,7 @@ impl WorkflowRecord {
             hard_cap_nanos: None,
             key,
             settled_spent_nanos: 0,
+            spent_seen_nanos: 0,
         }
     }
 
@@ -60,14 +63,23 @@ pub struct KeyRecord {
     pub fresh: bool,
 }
 
-/// What is known of a key's revocation.
+/// A policy that was acknowledged as created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// What is known of its removal.
+    pub removal: Revocation,
+    /// Still to be checked after the next crash.
+    pub fresh: bool,
+}
+
+/// What is known of a key's revocation or a policy's removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// Nobody asked for it: the key must work.
+    /// Nobody asked for it: the key must work, the policy must be there.
     None,
     /// Asked for, no answer.
     InDoubt,
-    /// Acknowledged: the key must not work.
+    /// Acknowledged: the key must not work, the policy must be gone.
     Certain,
 }
 
@@ -83,9 +95,16 @@ impl Record {
     pub fn state_seen(&mut self, workflow: &str, state: &str, version: i64) -> Option<String> {
         let known = self.workflows.get_mut(workflow)?;
         let changed = known.state != state;
-        let fine = if changed { version > known.version } else { version >= known.version };
+        let fine = if changed {
+            version > known.version
+        } else {
+            version >= known.version
+        };
         let complaint = (!fine).then(|| {
-            format!("workflow {workflow}: {state} has version {version} after {} had {}", known.state, known.version)
+            format!(
+                "workflow {workflow}: {state} has version {version} after {} had {}",
+                known.state, known.version
+            )
         });
         known.state = state.to_owned();
         known.version = version;
@@ -100,7 +119,10 @@ impl Record {
             known.budget_in_doubt = Some(cents);
             // Holds minted under the larger cap may outlive a lowered one.
             let asked = cents.map(|cents| cents * NANOS_PER_CENT);
-            known.hard_cap_nanos = known.hard_cap_nanos.zip(asked).map(|(before, asked)| before.max(asked));
+            known.hard_cap_nanos = known
+                .hard_cap_nanos
+                .zip(asked)
+                .map(|(before, asked)| before.max(asked));
         }
     }
 
@@ -121,7 +143,14 @@ impl Record {
 
     /// A key was acknowledged as minted.
     pub fn key_minted(&mut self, id: &str, key: SdkKey) {
-        self.keys.insert(id.to_owned(), KeyRecord { key, revocation: Revocation::None, fresh: true });
+        self.keys.insert(
+            id.to_owned(),
+            KeyRecord {
+                key,
+                revocation: Revocation::None,
+                fresh: true,
+            },
+        );
         self.counts.management += 1;
     }
 
@@ -138,6 +167,48 @@ impl Record {
         if let Some(key) = self.keys.get_mut(id) {
             key.revocation = Revocation::Certain;
             self.counts.management += 1;
+        }
+    }
+
+    /// A policy was acknowledged as created.
+    pub fn policy_created(&mut self, id: &str) {
+        self.policies.insert(
+            id.to_owned(),
+            PolicyRecord {
+                removal: Revocation::None,
+                fresh: true,
+            },
+        );
+        self.counts.management += 1;
+    }
+
+    /// A policy's removal is about to be sent.
+    pub fn removal_sent(&mut self, id: &str) {
+        self.policies.insert(
+            id.to_owned(),
+            PolicyRecord {
+                removal: Revocation::InDoubt,
+                fresh: true,
+            },
+        );
+    }
+
+    /// A policy's removal was acknowledged.
+    pub fn removal_acknowledged(&mut self, id: &str) {
+        self.policies.insert(
+            id.to_owned(),
+            PolicyRecord {
+                removal: Revocation::Certain,
+                fresh: true,
+            },
+        );
+        self.counts.management += 1;
+    }
+
+    /// A read showed this much spent. Reads wait for durability too, so it must never be less again.
+    pub fn spent_seen(&mut self, workflow: &str, nanos: i64) {
+        if let Some(known) = self.workflows.get_mut(workflow) {
+            known.spent_seen_nanos = known.spent_seen_nanos.max(nanos);
         }
     }
 }

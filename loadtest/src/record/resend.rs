@@ -14,7 +14,12 @@ use crate::identity::Dice;
 /// Events of one re-sent batch.
 const BATCH: usize = 500;
 /// Refusals that say nothing about whether the hold exists.
-const NO_VERDICT: [&str; 4] = ["OVERLOADED", "DEADLINE_EXCEEDED", "SHUTTING_DOWN", "WORKFLOW_PAUSED"];
+pub(crate) const NO_VERDICT: [&str; 4] = [
+    "OVERLOADED",
+    "DEADLINE_EXCEEDED",
+    "SHUTTING_DOWN",
+    "WORKFLOW_PAUSED",
+];
 
 pub(super) async fn everything_in_doubt(
     connection: &mut Connection,
@@ -25,7 +30,10 @@ pub(super) async fn everything_in_doubt(
     cancels_in_doubt(connection, record, report).await?;
     let charges: Vec<(ChargeId, Charge)> = {
         let record = record.lock();
-        let open = record.charges.iter().filter(|(_, charge)| !charge.certain && charge.event_id.is_some());
+        let open = record
+            .charges
+            .iter()
+            .filter(|(_, charge)| !charge.certain && charge.event_id.is_some());
         open.map(|(id, charge)| (*id, charge.clone())).collect()
     };
     report.in_doubt += charges.len() as u64;
@@ -46,13 +54,20 @@ async fn gates_in_doubt(
     for (hold, key) in choose(record, |hold| hold.reservation.is_none()) {
         report.in_doubt += 1;
         let operation = &hold.ask.operation_id;
-        let answer = connection.post_signed("/api/v1/gate", &key, &hold.ask.gate_body()).await?;
+        let answer = connection
+            .post_signed("/api/v1/gate", &key, &hold.ask.gate_body())
+            .await?;
         if answer.is_allow() {
-            record.lock().gate_allowed(operation, answer.text("reservation_id"));
+            record
+                .lock()
+                .gate_allowed(operation, answer.text("reservation_id"));
         } else if answer.text("decision") == "block" && !NO_VERDICT.contains(&answer.error_code()) {
             record.lock().gate_refused(operation);
         } else if answer.text("decision") != "block" {
-            report.violations.add(format!("gate {operation} asked again answered {}", answer.in_short()));
+            report.violations.add(format!(
+                "gate {operation} asked again answered {}",
+                answer.in_short()
+            ));
         }
     }
     Ok(())
@@ -63,13 +78,20 @@ async fn cancels_in_doubt(
     record: &SharedRecord,
     report: &mut CheckReport,
 ) -> Result<()> {
-    for (hold, key) in choose(record, |hold| hold.end == HoldEnd::InDoubt && hold.reservation.is_some()) {
+    for (hold, key) in choose(record, |hold| {
+        hold.end == HoldEnd::InDoubt && hold.reservation.is_some()
+    }) {
         report.in_doubt += 1;
-        let answer = connection.post_signed("/api/v1/cancel", &key, &cancel_body(&hold)).await?;
+        let answer = connection
+            .post_signed("/api/v1/cancel", &key, &cancel_body(&hold))
+            .await?;
         if answer.status == 200 {
             record.lock().cancel_acknowledged(&hold.ask.operation_id);
         } else {
-            report.violations.add(format!("a cancel asked again answered {}", answer.in_short()));
+            report.violations.add(format!(
+                "a cancel asked again answered {}",
+                answer.in_short()
+            ));
         }
     }
     Ok(())
@@ -89,7 +111,9 @@ pub(super) async fn acknowledged_holds(
     }
     for (hold, key) in open {
         report.holds_resent += 1;
-        let answer = connection.post_signed("/api/v1/gate", &key, &hold.ask.gate_body()).await?;
+        let answer = connection
+            .post_signed("/api/v1/gate", &key, &hold.ask.gate_body())
+            .await?;
         let expected = hold.reservation.as_deref().unwrap_or_default();
         let came = answer.text("reservation_id");
         report.violations.require(answer.is_allow() && came == expected, || {
@@ -114,7 +138,10 @@ pub(super) async fn acknowledged_charges(
 ) -> Result<()> {
     let mut chosen: Vec<Charge> = {
         let record = record.lock();
-        let certain = record.charges.values().filter(|charge| charge.certain && charge.event_id.is_some());
+        let certain = record
+            .charges
+            .values()
+            .filter(|charge| charge.certain && charge.event_id.is_some());
         certain.cloned().collect()
     };
     while chosen.len() > limit {
@@ -134,26 +161,50 @@ async fn send_charges(
 ) -> Result<()> {
     let mut batches: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for charge in charges {
-        let Some(event_id) = charge.event_id.as_deref() else { continue };
+        let Some(event_id) = charge.event_id.as_deref() else {
+            continue;
+        };
         if charge.route == Route::Batch {
-            batches.entry(&charge.workflow).or_default().push(charge.usage.batch_event(event_id));
+            batches
+                .entry(&charge.workflow)
+                .or_default()
+                .push(charge.usage.batch_event(event_id));
             continue;
         }
-        let Some(key) = record.lock().key_of(&charge.workflow) else { continue };
-        let body = charge.usage.track_body(charge.reservation.as_deref(), Some(event_id));
+        let Some(key) = record.lock().key_of(&charge.workflow) else {
+            continue;
+        };
+        let body = charge
+            .usage
+            .track_body(charge.reservation.as_deref(), Some(event_id));
         let answer = connection.post_signed("/api/v1/track", &key, &body).await?;
         report.violations.require(answer.status == 200, || {
-            format!("event {event_id} sent again to /track answered {}", answer.in_short())
+            format!(
+                "event {event_id} sent again to /track answered {}",
+                answer.in_short()
+            )
         });
     }
     for (workflow, events) in batches {
-        let Some(key) = record.lock().key_of(workflow) else { continue };
+        let Some(key) = record.lock().key_of(workflow) else {
+            continue;
+        };
         for part in events.chunks(BATCH) {
-            let answer = connection.post_signed("/api/v1/track/batch", &key, &json!({"events": part})).await?;
-            let accepted = answer.body["accepted_event_ids"].as_array().map_or(0, Vec::len);
-            report.violations.require(answer.status == 200 && accepted == part.len(), || {
-                format!("{} events sent again: {} with {accepted} accepted", part.len(), answer.in_short())
-            });
+            let answer = connection
+                .post_signed("/api/v1/track/batch", &key, &json!({"events": part}))
+                .await?;
+            let accepted = answer.body["accepted_event_ids"]
+                .as_array()
+                .map_or(0, Vec::len);
+            report
+                .violations
+                .require(answer.status == 200 && accepted == part.len(), || {
+                    format!(
+                        "{} events sent again: {} with {accepted} accepted",
+                        part.len(),
+                        answer.in_short()
+                    )
+                });
         }
     }
     Ok(())
@@ -167,5 +218,7 @@ pub(crate) fn cancel_body(hold: &Hold) -> Value {
 fn choose(record: &SharedRecord, wanted: impl Fn(&Hold) -> bool) -> Vec<(Hold, SdkKey)> {
     let record = record.lock();
     let holds = record.holds.values().filter(|hold| wanted(hold));
-    holds.filter_map(|hold| Some((hold.clone(), record.key_of(&hold.workflow)?))).collect()
+    holds
+        .filter_map(|hold| Some((hold.clone(), record.key_of(&hold.workflow)?)))
+        .collect()
 }

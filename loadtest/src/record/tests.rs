@@ -3,10 +3,17 @@ use std::time::Duration;
 use super::*;
 use crate::wire::Usage;
 
-const USAGE: Usage = Usage { input: 1_000, output: 0 };
+const USAGE: Usage = Usage {
+    input: 1_000,
+    output: 0,
+};
 
 fn ask(operation: &str) -> Ask {
-    Ask { operation_id: operation.into(), organization_id: "org".into(), max_output_tokens: 1_000 }
+    Ask {
+        operation_id: operation.into(),
+        organization_id: "org".into(),
+        max_output_tokens: 1_000,
+    }
 }
 
 fn charge_on(operation: &str) -> Charge {
@@ -40,8 +47,14 @@ fn a_charge_in_doubt_widens_both_bounds_and_an_answer_narrows_them() {
     assert_eq!((doubt.least_held, doubt.most_held), (4_000_000, 5_000_000));
     record.charge_acknowledged(id);
     let certain = record.bounds("w", Instant::now());
-    assert_eq!((certain.least_spent, certain.most_spent), (1_000_000, 1_000_000));
-    assert_eq!((certain.least_held, certain.most_held), (4_000_000, 4_000_000));
+    assert_eq!(
+        (certain.least_spent, certain.most_spent),
+        (1_000_000, 1_000_000)
+    );
+    assert_eq!(
+        (certain.least_held, certain.most_held),
+        (4_000_000, 4_000_000)
+    );
 }
 
 #[test]
@@ -73,12 +86,21 @@ fn near_its_expiry_a_hold_is_counted_either_way_and_afterwards_not_at_all() {
 fn settled_charges_stay_in_the_bounds() {
     let mut record = Record::default();
     record.workflow_created("w", WorkflowRecord::created(None, None));
-    let certain = record.charge_sent(Charge { hold: None, ..charge_on("x") });
+    let certain = record.charge_sent(Charge {
+        hold: None,
+        ..charge_on("x")
+    });
     record.charge_acknowledged(certain);
-    record.charge_sent(Charge { hold: None, ..charge_on("y") });
+    record.charge_sent(Charge {
+        hold: None,
+        ..charge_on("y")
+    });
     record.settle(&mut Dice::from_seed(1), Instant::now());
     let bounds = record.bounds("w", Instant::now());
-    assert_eq!((bounds.least_spent, bounds.most_spent), (1_000_000, 2_000_000));
+    assert_eq!(
+        (bounds.least_spent, bounds.most_spent),
+        (1_000_000, 2_000_000)
+    );
     assert_eq!(record.charges.len(), 1);
 }
 

@@ -1,0 +1,105 @@
+//! The reference's books: sums by subject and month, workflows, holds, in plain maps that forget
+//! nothing.
+
+use super::rules::{Rules, levels};
+use super::spec::month;
+use super::violation::{Check, Invariant, ensure};
+use persist::record::{Arithmetic, Call, Operation, Scope, State};
+use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub spent: Nanos,
+    pub held: Nanos,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Workflow {
+    pub state: State,
+    pub version: u64,
+    pub cap: Option<Nanos>,
+    pub per_call: Option<Nanos>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Hold {
+    pub org: OrgId,
+    pub workflow: WorkflowId,
+    pub key: KeyId,
+    pub left: Nanos,
+    pub month: Millis,
+    pub expires_at: Millis,
+    pub minted: Lsn,
+    pub ended: Option<(Lsn, Nanos)>,
+    /// The requests that were let through on it.
+    pub operations: Vec<Operation>,
+    /// What the tightest cap left once it was minted.
+    pub remaining: Option<Nanos>,
+}
+
+/// Sums and states as of one place in the log.
+#[derive(Debug, Clone, Default)]
+pub struct Books {
+    pub workflows: BTreeMap<WorkflowId, Workflow>,
+    pub sums: BTreeMap<(Scope, u128, Millis), Sums>,
+    pub lifetime: BTreeMap<(Scope, u128), Nanos>,
+}
+
+impl Books {
+    /// The sums of one subject in one month.
+    pub fn of(&self, scope: Scope, id: u128, month: Millis) -> Sums {
+        self.sums
+            .get(&(scope, id, month))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Every cap that applies to a call, and what is taken from it.
+    pub fn caps(&self, rules: &Rules, call: &Call<'_>) -> Vec<Arithmetic> {
+        let mut caps = Vec::new();
+        for (scope, id) in levels(call) {
+            let own = match scope {
+                Scope::Org => rules.orgs.get(&call.org).and_then(|org| org.0),
+                Scope::Workflow => self.workflows.get(&call.workflow).and_then(|w| w.cap),
+                Scope::ApiKey => rules.keys.get(&call.key).and_then(|key| key.0),
+            };
+            let Sums { spent, held } = self.of(scope, id, month(call.at));
+            let set = own.into_iter().chain(rules.budget(call, (scope, id)));
+            caps.extend(set.map(|cap| Arithmetic {
+                scope,
+                cap,
+                spent,
+                held,
+                asked: Nanos::ZERO,
+            }));
+        }
+        caps
+    }
+
+    /// Books an amount on the three that it concerns.
+    pub fn book(
+        &mut self,
+        (org, workflow, key): (OrgId, WorkflowId, KeyId),
+        month: Millis,
+        spent: Nanos,
+        held: Nanos,
+    ) -> Check {
+        let levels = [
+            (Scope::Org, org.0),
+            (Scope::Workflow, workflow.0),
+            (Scope::ApiKey, key.0),
+        ];
+        for (scope, id) in levels {
+            *self.lifetime.entry((scope, id)).or_default() += spent;
+            let sums = self.sums.entry((scope, id, month)).or_default();
+            sums.spent += spent;
+            sums.held += held;
+            let negative = sums.held < Nanos::ZERO || sums.spent < Nanos::ZERO;
+            ensure(!negative, Invariant::HoldEndsOnce, || {
+                format!("the sums of {scope:?} go negative")
+            })?;
+        }
+        Ok(())
+    }
+}

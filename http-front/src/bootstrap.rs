@@ -1,0 +1,56 @@
+//! The first start in development: an account, shown once, with two ways to use it at once.
+
+use crate::app::App;
+use crate::error::ApiResult;
+use crate::hash;
+use crate::manage::auth;
+use std::net::SocketAddr;
+
+const EMAIL: &str = "owner@localhost";
+
+/// Makes the account; returns what is shown.
+pub async fn account(app: &App, address: SocketAddr) -> ApiResult<String> {
+    let password = hash::random_word(20);
+    let made = auth::sign_up(
+        app,
+        EMAIL,
+        password.clone(),
+        Some("Owner"),
+        Some("My organization"),
+    )
+    .await?;
+    let text = |name: &str| {
+        made.get(name)
+            .and_then(|v| v.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (org, workflow) = (text("organization_id"), text("workflow_id"));
+    let (api_key, secret) = (text("api_key"), text("secret_key"));
+    let host = if address.ip().is_unspecified() {
+        SocketAddr::new(std::net::IpAddr::from([127, 0, 0, 1]), address.port())
+    } else {
+        address
+    };
+    let url = format!("http://{host}");
+    Ok(format!(
+        r#"
+First start: this account was made for you and is shown only now.
+  sign in       {EMAIL} / {password}
+  organization  {org}
+  workflow      {workflow}
+  API key       {api_key}
+  secret        {secret}
+
+Ask from a shell:
+curl -s {url}/api/v1/gate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' -d '{{"model":"gpt-4o-mini","max_output_tokens":100,"tools":["hello"]}}'
+
+Ask from Python (pip install nullrun):
+import nullrun
+nullrun.init(api_key="{api_key}", api_url="{url}")
+hello = nullrun.protect(lambda who: f"allowed: hello {{who}}")
+print(hello("world"))
+
+"#
+    ))
+}

@@ -1,0 +1,75 @@
+//! SHA-256 identities and random tokens.
+
+use rand::RngExt as _;
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+
+/// SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// A 128-bit identity of a tuple of texts: SHA-256 over length-prefixed parts, its first half.
+#[must_use]
+pub fn identity(parts: &[&[u8]]) -> u128 {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    digest
+        .first_chunk()
+        .map_or(0, |first| u128::from_le_bytes(*first))
+}
+
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            // Writing to a string cannot fail.
+            let _written = write!(out, "{byte:02x}");
+            out
+        })
+}
+
+/// Bytes of a hex text of exactly `2 N` digits.
+#[must_use]
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |b: &u8| char::from(*b).to_digit(16);
+        let (high, low) = (digit(pair.first()?)?, digit(pair.last()?)?);
+        *byte = u8::try_from(high << 4 | low).ok()?;
+    }
+    Some(out)
+}
+
+/// `N` random bytes.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    rand::rng().random()
+}
+
+/// `len` random letters and digits.
+#[must_use]
+pub fn random_word(len: usize) -> String {
+    rand::rng()
+        .sample_iter(rand::distr::Alphanumeric)
+        .take(len)
+        .map(char::from)
+        .collect()
+}
+
+/// A new UUIDv7 of this moment.
+#[must_use]
+pub fn new_id(now: persist::Millis) -> u128 {
+    persist::ids::uuid_v7(now, rand::rng().random())
+}

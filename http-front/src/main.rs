@@ -1,0 +1,60 @@
+//! The NullRun gateway. `nullrun --help` lists the settings; `README.md` says how to use it.
+
+mod app;
+mod boot;
+mod bootstrap;
+mod checkpoint;
+mod clock;
+mod config;
+mod error;
+mod hash;
+mod manage;
+mod password;
+mod request;
+mod routes;
+mod sdk;
+mod seal;
+mod server;
+mod shards;
+mod sign_in;
+mod text;
+#[cfg(debug_assertions)]
+mod unsynced;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = config::Config::parse();
+    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    // A broken invariant must not go on serving: whatever thread it is found in, the process ends.
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        std::process::abort();
+    }));
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the event loop");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(boot::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            // Blocking threads may wait for a disk that never answers.
+            runtime.shutdown_background();
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Reading a request: path, headers, the body within its bounds, JSON with errors that name the
+//! field.
+
+use crate::error::{ApiError, ApiResult};
+use axum::body::Body;
+use axum::extract::Request;
+use bytes::Bytes;
+use engine::command::Protocol;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Bytes of a body.
+pub const BODY_BYTES: usize = 10 << 20;
+/// Time for a body to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request whose body has arrived.
+#[derive(Debug)]
+pub struct Received {
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Path without query.
+    pub path: String,
+    /// The raw bytes, as signed.
+    pub body: Bytes,
+}
+
+/// Waits for the body.
+pub async fn receive(request: Request) -> ApiResult<Received> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let headers = parts.headers;
+    let body = read(body).await?;
+    Ok(Received {
+        headers,
+        path,
+        body,
+    })
+}
+
+async fn read(body: Body) -> ApiResult<Bytes> {
+    let collected =
+        tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES).collect()).await;
+    match collected {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "payload_too_large",
+            format!("a body may have {BODY_BYTES} bytes; send smaller batches"),
+        )
+        .with("limit_bytes", BODY_BYTES)),
+        Ok(Err(_)) => Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "the body did not arrive whole",
+        )),
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the body did not arrive within 30 seconds",
+        )),
+    }
+}
+
+impl Received {
+    /// A header's text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::trim)
+    }
+
+    /// The body as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> ApiResult<T> {
+        self.check_content_type()?;
+        parse(&self.body)
+    }
+
+    /// A body that is not JSON by its own word is refused.
+    pub fn check_content_type(&self) -> ApiResult<()> {
+        let Some(kind) = self.header(header::CONTENT_TYPE.as_str()) else {
+            return Ok(());
+        };
+        let kind = kind
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
+        if kind.is_empty() || kind == "application/json" || kind.ends_with("+json") {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "send Content-Type: application/json",
+        ))
+    }
+
+    /// The client's generation, from `X-NULLRUN-PROTOCOL`.
+    pub fn protocol(&self) -> ApiResult<Protocol> {
+        let Some(value) = self.headers.get("x-nullrun-protocol") else {
+            return Ok(Protocol::Seed);
+        };
+        let number: Option<i64> = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        let refuse = |slug, message: &str| {
+            Err(ApiError::new(StatusCode::BAD_REQUEST, slug, message)
+                .with("min_protocol_version", 2)
+                .with("max_protocol_version", 4))
+        };
+        match number {
+            Some(2 | 3) => Ok(Protocol::V3),
+            Some(4) => Ok(Protocol::V4),
+            Some(..=1) => refuse(
+                "protocol_too_old",
+                "this client is too old: protocol 2 to 4 is spoken here",
+            ),
+            Some(5..) => refuse(
+                "protocol_too_new",
+                "this client is too new: protocol 2 to 4 is spoken here",
+            ),
+            None => refuse(
+                "protocol_header_invalid",
+                "X-NULLRUN-PROTOCOL must be a number from 2 to 4",
+            ),
+        }
+    }
+
+    /// Does the client ask for the status codes of the documentation instead of 200 blocks?
+    #[must_use]
+    pub fn strict_status(&self) -> bool {
+        self.header("x-nullrun-strict-status")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+}
+
+/// Parses JSON; an error names the field and the place, and never repeats the contents.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    match serde_json::from_slice(body) {
+        Ok(value) => Ok(value),
+        // Again, slower, for the name of the field.
+        Err(_) => Err(why_not::<T>(body)),
+    }
+}
+
+fn why_not<T: DeserializeOwned>(body: &[u8]) -> ApiError {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
+        return ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_json",
+            "there is more after the JSON value",
+        );
+    };
+    let field = error.path().to_string();
+    let inner = error.inner();
+    if inner.is_data() && field != "." {
+        return ApiError::field(
+            &field,
+            format!("{field}: {}", kind_only(&inner.to_string())),
+        );
+    }
+    if inner.is_data() {
+        return ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_field",
+            kind_only(&inner.to_string()),
+        );
+    }
+    ApiError::new(
+        StatusCode::BAD_REQUEST,
+        "invalid_json",
+        format!(
+            "the body is not valid JSON (line {}, column {})",
+            inner.line(),
+            inner.column()
+        ),
+    )
+}
+
+/// Drops the offending value from serde's words: bodies may hold secrets.
+fn kind_only(message: &str) -> String {
+    let Some((before, rest)) = message.split_once(": ") else {
+        return message.to_owned();
+    };
+    if before != "invalid type" && before != "invalid value" {
+        return message.to_owned();
+    }
+    match rest.split_once(", expected ") {
+        Some((_, expected)) => {
+            let expected = expected.split(" at line").next().unwrap_or(expected);
+            format!("{before}, expected {expected}")
+        }
+        None => before.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Body {
+        #[serde(rename = "count")]
+        _count: u64,
+    }
+
+    #[test]
+    fn an_error_names_the_field_and_not_the_value() {
+        let error = parse::<Body>(br#"{"count":"s3cret"}"#).unwrap_err();
+        assert_eq!(error.details["field"], "count");
+        assert!(!error.message.contains("s3cret"), "{}", error.message);
+        assert_eq!(parse::<Body>(b"{}").unwrap_err().slug, "invalid_field");
+        assert_eq!(
+            parse::<Body>(b"{\"count\":1").unwrap_err().slug,
+            "invalid_json"
+        );
+        assert_eq!(
+            parse::<Body>(b"{\"count\":1} x").unwrap_err().slug,
+            "invalid_json"
+        );
+        assert_eq!(parse::<Body>(b"\xff").unwrap_err().slug, "invalid_json");
+        assert_eq!(
+            parse::<Body>("[".repeat(1000).as_bytes())
+                .unwrap_err()
+                .status,
+            400
+        );
+    }
+}
