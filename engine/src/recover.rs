@@ -64,7 +64,7 @@ impl Rebuild {
         Engine::new(Arc::clone(&self.prices), self.settings)
     }
 
-    fn from_snapshot(&self) -> Result<(Engine, Lsn, Option<LogId>, Vec<String>), Error> {
+    fn newest_snapshot(&self) -> Result<(Engine, Lsn, Option<LogId>, Vec<String>), Error> {
         let (found, damaged) = snapshot::newest(self.snapshots.as_ref())?;
         let mut engine = self.empty();
         let Some(found) = found else {
@@ -76,7 +76,7 @@ impl Rebuild {
 
     /// Rebuilds the state and opens the log (making one named `new_log` if there is none).
     pub fn open(&self, options: Options, new_log: LogId) -> Result<Recovered, Error> {
-        let (mut engine, from, log, damaged_snapshots) = self.from_snapshot()?;
+        let (mut engine, from, log, damaged_snapshots) = self.newest_snapshot()?;
         let (writer, recovery) = Writer::open(
             Arc::clone(&self.wal),
             options,
@@ -103,7 +103,7 @@ impl Rebuild {
     /// Folds the log up to `until` onto the newest snapshot and writes the next one. Returns its
     /// LSN.
     pub fn checkpoint(&self, log: LogId, until: Lsn) -> Result<Lsn, Error> {
-        let (mut engine, from, _, _) = self.from_snapshot()?;
+        let (mut engine, from, _, _) = self.newest_snapshot()?;
         let mut last = from;
         reader::read(self.wal.as_ref(), from, until, &mut |lsn, bytes| {
             last = lsn;

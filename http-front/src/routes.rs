@@ -15,7 +15,6 @@ use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
 /// The router.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     let org = "/api/v1/orgs/{org}";
     let at = |rest: &str| format!("{org}{rest}");

@@ -29,7 +29,7 @@ pub const MAX_RECORD: usize = 1 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"NRF1");
 
-const _: () = assert!(HEADER_LEN as u64 % ALIGN == 0);
+const _: () = assert!((HEADER_LEN as u64).is_multiple_of(ALIGN));
 const _: () = assert!(MAX_RECORD + 4 <= MAX_PAYLOAD);
 
 /// Where a frame stands: part of its checksum.

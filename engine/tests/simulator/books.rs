@@ -46,6 +46,13 @@ pub struct Books {
     pub lifetime: BTreeMap<(Scope, u128), Nanos>,
 }
 
+impl Hold {
+    /// The three it concerns.
+    pub const fn whose(&self) -> (OrgId, WorkflowId, KeyId) {
+        (self.org, self.workflow, self.key)
+    }
+}
+
 impl Books {
     /// The sums of one subject in one month.
     pub fn of(&self, scope: Scope, id: u128, month: Millis) -> Sums {
@@ -62,7 +69,7 @@ impl Books {
             let own = match scope {
                 Scope::Org => rules.orgs.get(&call.org).and_then(|org| org.0),
                 Scope::Workflow => self.workflows.get(&call.workflow).and_then(|w| w.cap),
-                Scope::ApiKey => rules.keys.get(&call.key).and_then(|key| key.0),
+                Scope::ApiKey => rules.keys.get(&call.key).and_then(|key| key.cap),
             };
             let Sums { spent, held } = self.of(scope, id, month(call.at));
             let set = own.into_iter().chain(rules.budget(call, (scope, id)));

@@ -3,17 +3,17 @@
 //! engine's code. It is told what clients ask and what was acknowledged, walks the records in the
 //! order of the log with plain maps, and stops at the first that ought not to be there.
 
-use super::rules::{Rules, levels};
+use super::books::{Books, Hold};
+use super::rules::Rules;
 use super::spec::{HOLD_MILLIS, cost, is_provisional, left, month, size};
 use super::violation::Invariant::*;
-use super::violation::{Check, Violation, ensure};
+use super::violation::{Check, Violation, broken, ensure};
 use engine::command::{Ask, Reported};
 use persist::record::{
-    Actor, Arithmetic, Call, Cause, Change, ChargeFlags, Charged, DirectoryRecord, EndReason,
-    HoldEnded, HoldMinted, HoldUsed, Operation, PolicyType, Record, Scope, State,
-    Workflow as Named, WorkflowStateChanged,
+    Actor, Arithmetic, Call, Change, ChargeFlags, Charged, DirectoryRecord, EndReason, HoldEnded,
+    HoldMinted, HoldUsed, Operation, Record, State, WorkflowStateChanged,
 };
-use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
+use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -21,8 +21,10 @@ pub struct Ledger {
     pub lsn: Lsn,
     now: Millis,
     pub books: Books,
-    pub rules: BTreeMap<Lsn, Rules>,
     pub holds: BTreeMap<HoldId, Hold>,
+    /// Every set of rules there was, by the place of the change that made it.
+    rules: BTreeMap<Lsn, Rules>,
+    no_rules: Rules,
     /// Events by span id: where, and what they cost.
     pub charges: BTreeMap<String, (Lsn, Nanos)>,
     /// Operators' commands, by the person who gave each.
@@ -36,25 +38,32 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn rules_at(&self, place: Lsn) -> Rules {
+    /// The rules as of a place in the log.
+    pub fn rules_at(&self, place: Lsn) -> &Rules {
         let known = self.rules.range(..=place).next_back();
-        known.map(|(_, rules)| rules.clone()).unwrap_or_default()
+        known.map_or(&self.no_rules, |(_, rules)| rules)
     }
 
     pub fn open(&self) -> impl Iterator<Item = (&HoldId, &Hold)> {
         self.holds.iter().filter(|(_, hold)| hold.ended.is_none())
     }
 
-    /// What was let through on an open hold under this operation.
+    /// What was let through under this operation, on a hold that is still open.
     pub fn operation(&self, key: u128) -> Option<Operation> {
         let mut known = self.open().flat_map(|(_, hold)| hold.operations.iter());
         known.find(|known| known.key == key).copied()
     }
 
+    /// Every cap that applies to a call, and what is taken from it at this place.
+    pub fn caps(&self, call: &Call<'_>) -> Vec<Arithmetic> {
+        self.books.caps(self.rules_at(call.rules), call)
+    }
+
     /// Takes the next record of the log.
     pub fn record(&mut self, lsn: Lsn, record: &Record<'_>) -> Check {
-        ensure(lsn == self.lsn.next(), SameLogSameState, || {
-            format!("LSN {lsn} follows {}", self.lsn)
+        let expected = self.lsn.next();
+        ensure(lsn == expected, SameLogSameState, || {
+            format!("LSN {lsn} stands where {expected} is due")
         })?;
         self.lsn = lsn;
         match record {
@@ -72,6 +81,7 @@ impl Ledger {
         Ok(())
     }
 
+    /// Time never goes back in the log.
     pub fn at(&mut self, at: Millis) -> Check {
         let before = std::mem::replace(&mut self.now, at);
         ensure(at >= before, SameLogSameState, || {
@@ -91,24 +101,12 @@ impl Ledger {
 
     fn directory(&mut self, changed: &DirectoryRecord<'_>) -> Check {
         self.at(changed.at)?;
-        let mut rules = self.rules_at(self.lsn);
+        let mut rules = self.rules_at(self.lsn).clone();
         for change in &changed.changes {
             rules.change(change);
-            if let Change::WorkflowAdded(Named {
-                id,
-                budget,
-                max_per_call,
-                ..
-            })
-            | Change::WorkflowChanged(Named {
-                id,
-                budget,
-                max_per_call,
-                ..
-            }) = change
-            {
-                let workflow = self.books.workflows.entry(*id).or_default();
-                (workflow.cap, workflow.per_call) = (*budget, *max_per_call);
+            if let Change::WorkflowAdded(new) | Change::WorkflowChanged(new) = change {
+                let workflow = self.books.workflows.entry(new.id).or_default();
+                (workflow.cap, workflow.per_call) = (new.budget, new.max_per_call);
             }
         }
         self.rules.insert(self.lsn, rules);
@@ -122,49 +120,33 @@ impl Ledger {
             && workflow.state != State::Killed;
         (workflow.state, workflow.version) = (changed.to, changed.version);
         ensure(follows, AcknowledgedStays, || {
-            format!("{changed:?} does not follow")
+            format!("{changed:?} does not follow from what was")
         })?;
         self.obeyed(changed.actor)
-    }
-
-    pub fn caps(&self, call: &Call<'_>) -> Vec<Arithmetic> {
-        self.books.caps(&self.rules_at(call.rules), call)
     }
 
     /// What every call that runs must pass, whatever it holds.
     fn let_through(&self, call: &Call<'_>) -> Result<&Ask, Violation> {
         let lsn = self.lsn;
         let known = call.trace_id.and_then(|id| self.asked.get(id));
-        let lost = || {
-            Violation(
-                CountsOnce,
-                format!("nobody asked for the allow at LSN {lsn}"),
-            )
-        };
-        let (ask, acknowledged) = known.ok_or_else(lost)?;
+        let (ask, acknowledged) = known
+            .ok_or_else(|| broken(CountsOnce, format!("nobody asked for the allow at {lsn}")))?;
         let state = self.books.workflows.get(&call.workflow).map(|w| w.state);
-        ensure(
-            matches!(state, Some(State::Normal | State::Flagged)),
-            KillIsAFence,
-            || format!("the allow at LSN {lsn} runs in a workflow that is {state:?} there"),
-        )?;
+        let runs = matches!(state, Some(State::Normal | State::Flagged));
+        ensure(runs, KillIsAFence, || {
+            format!("the allow at LSN {lsn} runs in a workflow that is {state:?} there")
+        })?;
         let rules = self.rules_at(call.rules);
+        let key = rules.keys.get(&call.key).is_some_and(|key| !key.revoked);
         let fresh = call.rules >= *acknowledged && call.rules < lsn;
-        let key = rules
-            .keys
-            .get(&call.key)
-            .is_some_and(|(_, revoked)| !revoked);
-        ensure(
-            fresh && key && !rules.tools_block(call, ask),
-            AcknowledgedStays,
-            || {
-                format!(
-                    "the allow at LSN {lsn} is against the rules (decided at {}, acknowledged {}, key \
-                 good {key})",
-                    call.rules, acknowledged
-                )
-            },
-        )?;
+        let ruled = fresh && key && !rules.tools_block(call, ask);
+        ensure(ruled, AcknowledgedStays, || {
+            format!(
+                "the allow at LSN {lsn} is against the rules: decided by those at {}, {acknowledged} \
+                 was acknowledged, the key is good: {key}",
+                call.rules
+            )
+        })?;
         Ok(ask)
     }
 
@@ -173,49 +155,28 @@ impl Ledger {
         self.at(call.at)?;
         let ask = self.let_through(call)?;
         let caps = self.caps(call);
-        let workflow = self
-            .books
-            .workflows
-            .get(&call.workflow)
-            .cloned()
-            .unwrap_or_default();
-        let size = size(ask, &workflow, &caps);
-        ensure(
-            size.fits && minted.amount == size.hold,
-            FitsUnderCaps,
-            || {
-                format!(
-                    "the allow at LSN {lsn} holds {}, but {size:?} under {caps:?}",
-                    minted.amount
-                )
-            },
-        )?;
+        let size = size(ask, self.books.workflows.get(&call.workflow), &caps);
+        let fits = size.fits && minted.amount == size.hold;
+        ensure(fits, FitsUnderCaps, || {
+            let held = minted.amount;
+            format!("the allow at LSN {lsn} holds {held}; {size:?} is due under {caps:?}")
+        })?;
         let least = caps.iter().map(left).min();
-        let noted = minted.budget.map(|cap| {
-            (
-                left(&cap),
-                cap.asked,
-                caps.contains(&Arithmetic {
-                    asked: Nanos::ZERO,
-                    ..cap
-                }),
-            )
+        let tightest = caps.iter().find(|cap| Some(left(cap)) == least);
+        let noted = tightest.map(|cap| Arithmetic {
+            asked: size.hold,
+            ..*cap
         });
-        ensure(
-            noted == least.map(|least| (least, size.hold, true)),
-            CapIsWholeSum,
-            || {
-                format!(
-                    "the allow at LSN {lsn} notes {:?} of {caps:?}",
-                    minted.budget
-                )
-            },
-        )?;
-        let again = minted
-            .operation
-            .is_some_and(|op| self.operation(op.key).is_some());
+        ensure(minted.budget == noted, CapIsWholeSum, || {
+            format!(
+                "the allow at LSN {lsn} notes {:?}, {noted:?} is so",
+                minted.budget
+            )
+        })?;
+        let operation = minted.operation;
+        let again = operation.is_some_and(|op| self.operation(op.key).is_some());
         ensure(!again && ask.new_hold == minted.hold, CountsOnce, || {
-            format!("the allow at LSN {lsn} answers an operation that is answered already")
+            format!("the allow at LSN {lsn} answers what is answered already")
         })?;
         let hold = Hold {
             org: call.org,
@@ -226,133 +187,112 @@ impl Ledger {
             expires_at: call.at.plus(HOLD_MILLIS),
             minted: lsn,
             ended: None,
-            operations: minted.operation.into_iter().collect(),
+            operations: operation.into_iter().collect(),
             remaining: least.map(|least| least - minted.amount),
         };
-        let right = (minted.period_start, minted.expires_at) == (hold.month, hold.expires_at);
-        let whose = (call.org, call.workflow, call.key);
+        let times = (minted.period_start, minted.expires_at) == (hold.month, hold.expires_at);
         self.books
-            .book(whose, hold.month, Nanos::ZERO, minted.amount)?;
+            .book(hold.whose(), hold.month, Nanos::ZERO, hold.left)?;
         let before = self.holds.insert(minted.hold, hold);
-        ensure(before.is_none() && right, HoldEndsOnce, || {
-            format!(
-                "hold {} at LSN {lsn} is there twice or has wrong times",
-                minted.hold
-            )
+        ensure(before.is_none() && times, HoldEndsOnce, || {
+            format!("{} is there twice or has wrong times", minted.hold)
         })
+    }
+
+    fn open_hold(&mut self, id: HoldId) -> Result<&mut Hold, Violation> {
+        let lsn = self.lsn;
+        let hold = self.holds.get_mut(&id).filter(|hold| hold.ended.is_none());
+        hold.ok_or_else(|| broken(HoldEndsOnce, format!("{id} is not open at LSN {lsn}")))
     }
 
     fn used(&mut self, used: &HoldUsed<'_>) -> Check {
         self.at(used.call.at)?;
         let ask = self.let_through(&used.call)?;
-        let whose = (ask.workflow, ask.key, ask.reservation);
-        let open = self
-            .holds
-            .get_mut(&used.hold)
-            .filter(|hold| hold.ended.is_none());
-        let open = open.filter(|hold| (hold.workflow, hold.key, Some(used.hold)) == whose);
-        let missing = || Violation(HoldEndsOnce, format!("{} is used and not open", used.hold));
-        open.ok_or_else(missing)?.operations.extend(used.operation);
-        Ok(())
+        let asked = ((ask.org, ask.workflow, ask.key), ask.reservation);
+        let hold = self.open_hold(used.hold)?;
+        hold.operations.extend(used.operation);
+        let whose = (hold.whose(), Some(used.hold));
+        ensure(asked == whose, FitsUnderCaps, || {
+            format!("{asked:?} runs on the hold of {whose:?}")
+        })
     }
 
     fn charged(&mut self, charged: &Charged<'_>) -> Check {
         self.at(charged.at)?;
         let (event, lsn) = (&charged.event, self.lsn);
         let span = event.span_id.unwrap_or_default();
-        let lost = || {
-            Violation(
+        let (org, key, reported) = self.reported.get(span).cloned().ok_or_else(|| {
+            broken(
                 CountsOnce,
                 format!("nobody reported the charge at LSN {lsn}"),
             )
+        })?;
+        let open = |id: &HoldId| self.holds.get(id).filter(|hold| hold.ended.is_none());
+        let named = reported.holds.into_iter().flatten();
+        let hold = { named }.find(|id| open(id).is_some_and(|hold| hold.org == org));
+        let (whose, month, left) = match hold.and_then(|id| self.holds.get(&id)) {
+            Some(hold) => (hold.whose(), hold.month, hold.left),
+            None => (
+                (org, reported.workflow, key),
+                month(charged.at),
+                Nanos::ZERO,
+            ),
         };
-        let (org, key, reported) = self.reported.get(span).cloned().ok_or_else(lost)?;
-        let named = reported
-            .holds
-            .into_iter()
-            .flatten()
-            .filter_map(|id| Some((id, self.holds.get(&id)?)));
-        let hold = { named }.find(|(_, hold)| hold.ended.is_none() && hold.org == org);
-        let cost = cost(event.model, &event.tokens);
-        let covered = hold
-            .as_ref()
-            .map_or(Nanos::ZERO, |(_, hold)| hold.left.min(cost));
-        let books = hold.map_or(
-            (reported.workflow, key, month(charged.at), None),
-            |(id, hold)| (hold.workflow, hold.key, hold.month, Some(id)),
-        );
-        let state = self
-            .books
-            .workflows
-            .get(&books.0)
-            .map(|w| w.state)
-            .unwrap_or_default();
-        let flags = [
-            (
-                ChargeFlags::PROVISIONAL,
-                is_provisional(event.model) && cost.is_positive(),
-            ),
-            (ChargeFlags::OVERAGE, books.3.is_some() && cost > covered),
-            (
-                ChargeFlags::NO_HOLD,
-                books.3.is_none() && reported.holds[0].is_some(),
-            ),
-            (
-                ChargeFlags::NOT_NORMAL,
-                !matches!(state, State::Normal | State::Flagged),
-            ),
-        ];
-        let booked = (
-            charged.workflow,
-            charged.payer,
-            charged.period_start,
-            charged.hold,
-        );
-        let same = (
-            charged.org,
-            charged.key,
-            charged.cost,
-            charged.from_hold,
-            charged.event_key,
-        ) == (org, key, cost, covered, reported.event_key)
-            && event.tokens == reported.tokens
-            && flags
-                .iter()
-                .all(|(flag, set)| charged.flags.has(*flag) == *set);
-        ensure(same && booked == books, NoSpendLost, || {
-            format!("the charge at LSN {lsn} is {charged:?}; {cost} is due on {books:?}")
+        let cost = cost(reported.model.as_deref(), &reported.tokens);
+        let state = self.books.workflows.get(&whose.1).map(|w| w.state);
+        let guess = is_provisional(reported.model.as_deref()) && cost.is_positive();
+        let runs = matches!(state, Some(State::Normal | State::Flagged));
+        let flags = u32::from(guess) * ChargeFlags::PROVISIONAL.0
+            + u32::from(hold.is_some() && cost > left) * ChargeFlags::OVERAGE.0
+            + u32::from(hold.is_none() && reported.holds[0].is_some()) * ChargeFlags::NO_HOLD.0
+            + u32::from(!runs) * ChargeFlags::NOT_NORMAL.0;
+        let due = Charged {
+            org,
+            workflow: whose.1,
+            key,
+            payer: whose.2,
+            hold,
+            period_start: month,
+            cost,
+            from_hold: cost.min(left),
+            flags: ChargeFlags(flags),
+            event_key: reported.event_key,
+            ..charged.clone()
+        };
+        let told = (event.tokens, event.model) == (reported.tokens, reported.model.as_deref());
+        ensure(*charged == due && told, NoSpendLost, || {
+            format!("at LSN {lsn} stands {charged:?}, and {due:?} is due")
         })?;
         let before = self.charges.insert(span.to_owned(), (lsn, cost));
         ensure(before.is_none(), CountsOnce, || {
             format!("{span} is charged again at LSN {lsn}")
         })?;
-        if let Some(hold) = books.3.and_then(|id| self.holds.get_mut(&id)) {
-            hold.left -= covered;
+        if let Some(hold) = hold.and_then(|id| self.holds.get_mut(&id)) {
+            hold.left -= due.from_hold;
         }
-        self.books
-            .book((org, books.0, books.1), books.2, cost, -covered)
+        self.books.book(whose, month, cost, -due.from_hold)
     }
 
     fn ended(&mut self, ended: &HoldEnded) -> Check {
         self.at(ended.at)?;
-        let (lsn, id) = (self.lsn, ended.hold);
-        let open = self.holds.get_mut(&id).filter(|hold| hold.ended.is_none());
-        let missing = || {
-            Violation(
-                HoldEndsOnce,
-                format!("{id} ends at LSN {lsn} and is not open"),
-            )
-        };
-        let hold = open.ok_or_else(missing)?;
+        let lsn = self.lsn;
+        let hold = self.open_hold(ended.hold)?;
         hold.ended = Some((lsn, ended.released));
-        let whose = (hold.org, hold.workflow, hold.key);
-        let said = (ended.org, ended.workflow, ended.key);
-        let right = (said, ended.released, ended.period_start) == (whose, hold.left, hold.month)
-            && (ended.reason != EndReason::Expired || hold.expires_at <= ended.at);
-        let month = hold.month;
-        ensure(right, HoldEndsOnce, || {
-            format!("{ended:?} is not the end of that hold")
+        let (org, workflow, key) = hold.whose();
+        let due = HoldEnded {
+            org,
+            workflow,
+            key,
+            period_start: hold.month,
+            released: hold.left,
+            ..ended.clone()
+        };
+        let over = hold.expires_at <= ended.at || ended.reason != EndReason::Expired;
+        ensure(*ended == due && over, HoldEndsOnce, || {
+            format!("at LSN {lsn} stands {ended:?}, and {due:?} is due")
         })?;
-        self.books.book(whose, month, Nanos::ZERO, -ended.released)
+        let whose = (org, workflow, key);
+        self.books
+            .book(whose, due.period_start, Nanos::ZERO, -due.released)
     }
 }

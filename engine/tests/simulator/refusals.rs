@@ -19,7 +19,7 @@ impl Ledger {
             ("WORKFLOW_ID_REQUIRED", _) => {
                 workflow.is_none() || !rules.orgs.contains_key(&call.org)
             }
-            ("API_KEY_REVOKED", _) => rules.keys.get(&call.key).is_none_or(|key| key.1),
+            ("API_KEY_REVOKED", _) => rules.keys.get(&call.key).is_none_or(|key| key.revoked),
             ("WORKFLOW_PAUSED", _) => state == Some(State::Paused),
             ("WORKFLOW_KILLED", _) => state == Some(State::Killed),
             ("IDEMPOTENCY_KEY_MISMATCH", Some((ask, _))) => ask.operation.is_some_and(|asked| {
@@ -40,7 +40,7 @@ impl Ledger {
             }
             ("BUDGET_HARD_BLOCKED" | "BUDGET_ORG_CEILING_BLOCKED", Some((ask, _))) => {
                 let caps = self.caps(call);
-                let size = size(ask, &workflow.cloned().unwrap_or_default(), &caps);
+                let size = size(ask, workflow, &caps);
                 match cause.budget {
                     None => size.over_per_call,
                     Some(figures) => {

@@ -18,11 +18,16 @@ pub struct Policy {
     pub version: u64,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    pub cap: Option<Nanos>,
+    pub revoked: bool,
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     pub orgs: BTreeMap<OrgId, (Option<Nanos>, Composition)>,
-    /// Cap, and whether it was revoked.
-    pub keys: BTreeMap<KeyId, (Option<Nanos>, bool)>,
+    pub keys: BTreeMap<KeyId, Key>,
     pub policies: BTreeMap<PolicyId, Policy>,
 }
 
@@ -42,10 +47,16 @@ impl Rules {
                 self.orgs.insert(org.id, (org.budget, org.composition));
             }
             Change::KeyAdded(key) => {
-                self.keys.insert(key.id, (key.budget, false));
+                let known = Key {
+                    cap: key.budget,
+                    revoked: false,
+                };
+                self.keys.insert(key.id, known);
             }
             Change::KeyRevoked { key } => {
-                self.keys.entry(*key).and_modify(|known| known.1 = true);
+                self.keys
+                    .entry(*key)
+                    .and_modify(|known| known.revoked = true);
             }
             Change::PolicyAdded(new) | Change::PolicyChanged(new) => {
                 let policy = Policy {

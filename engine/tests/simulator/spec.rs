@@ -1,7 +1,7 @@
 //! What `docs/semantics.md` says about money and time, worked out a second time: prices, months,
 //! the cost of an event, the size of a hold. Pure arithmetic, none of it the engine's.
 
-use super::reference::Workflow;
+use super::books::Workflow;
 use engine::command::{Ask, Protocol};
 use persist::record::{Arithmetic, Endpoint, Tokens};
 use persist::{Millis, Nanos};
@@ -98,8 +98,8 @@ pub struct Size {
 
 /// Sizes a call: declared, or unknown (a cent, or what is left of it), or nothing for a client that
 /// cannot end a hold.
-pub fn size(ask: &Ask, workflow: &Workflow, caps: &[Arithmetic]) -> Size {
-    let most = workflow.per_call.unwrap_or(Nanos::MAX);
+pub fn size(ask: &Ask, workflow: Option<&Workflow>, caps: &[Arithmetic]) -> Size {
+    let most = workflow.and_then(|w| w.per_call).unwrap_or(Nanos::MAX);
     let declared = ask.estimated_tokens > 1 || ask.max_output_tokens.is_some();
     let cannot_end = match ask.protocol {
         Protocol::Seed => true,

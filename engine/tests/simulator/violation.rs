@@ -17,6 +17,8 @@ pub enum Invariant {
     NoSpendLost,
     /// 8: a hold ends once, for a reason that is true; none is orphaned.
     HoldEndsOnce,
+    /// 9: nothing of one org is shown to another.
+    OrgsApart,
     /// 10: the log folded twice is the same state, and the log read back is the log written.
     SameLogSameState,
     /// A refusal says what is so.
@@ -35,5 +37,9 @@ pub fn ensure(holds: bool, what: Invariant, sentence: impl FnOnce() -> String) -
     if holds {
         return Ok(());
     }
-    Err(Violation(what, sentence()))
+    Err(broken(what, sentence()))
+}
+
+pub const fn broken(what: Invariant, sentence: String) -> Violation {
+    Violation(what, sentence)
 }

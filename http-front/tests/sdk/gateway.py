@@ -104,13 +104,8 @@ class Account:
 
     def __init__(self, gateway):
         self._gateway = gateway
-        registered = self._gateway.send(
-            "POST",
-            "/api/v1/auth/register",
-            json.dumps({"email": f"{uuid.uuid4()}@example.com", "password": "correct horse battery"}),
-            {},
-        )
-        status, answer = registered
+        owner = {"email": f"{uuid.uuid4()}@example.com", "password": "correct horse battery"}
+        status, answer = gateway.send("POST", "/api/v1/auth/register", json.dumps(owner), {})
         if status != 201:
             raise RuntimeError(f"registering an account gave {status} {answer}")
         self._session = answer["session_token"]
@@ -140,8 +135,8 @@ class Workflow:
     def __init__(self, account, id, key, secret):
         self.account, self.id, self.key, self._secret = account, id, key, secret
 
-    def spent_nanos(self):
-        return self.account.ask("GET", f"/workflows/{self.id}")["spent_nanos"]
+    def read(self):
+        return self.account.ask("GET", f"/workflows/{self.id}")
 
     def order(self, transition):
         """pause, resume or kill."""
