@@ -509,7 +509,7 @@ impl Engine {
             burn_per_hour: Nanos(i64::try_from(per_hour).unwrap_or(i64::MAX)),
             rate_used: self.meters.calls(self.now, Subject::Org(org.0)),
             rate_limit: rate,
-            open_holds: self.shard.holds.len() as u64,
+            open_holds: self.shard.holds.of_org(org),
             period: self.period,
             keys: keys.collect(),
             workflows: entry

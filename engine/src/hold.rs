@@ -75,6 +75,7 @@ pub struct Holds {
     slab: Vec<Hold>,
     free: Vec<u32>,
     by_id: HashMap<HoldId, u32>,
+    by_org: HashMap<OrgId, u64>,
     operations: HashMap<u128, Bound>,
     /// Heads of lists of holds by the second they are due, modulo the wheel.
     wheel: Box<[u32]>,
@@ -88,6 +89,7 @@ impl Default for Holds {
             slab: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
+            by_org: HashMap::new(),
             operations: HashMap::new(),
             wheel: vec![NONE; WHEEL].into_boxed_slice(),
             swept_secs: 0,
@@ -106,6 +108,12 @@ impl Holds {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+
+    /// Open holds of one org.
+    #[must_use]
+    pub fn of_org(&self, org: OrgId) -> u64 {
+        self.by_org.get(&org).copied().unwrap_or_default()
     }
 
     /// One open hold.
@@ -194,6 +202,7 @@ impl Holds {
         }
         let before = self.by_id.insert(new.id, at);
         assert!(before.is_none(), "invariant 8: a hold is opened once");
+        *self.by_org.entry(new.org).or_default() += 1;
         self.link(at);
     }
 
@@ -222,6 +231,9 @@ impl Holds {
         let at = self.by_id.remove(&id)?;
         self.unlink(at);
         let hold = self.slab.get(at as usize)?.clone();
+        if let Some(open) = self.by_org.get_mut(&hold.org) {
+            *open -= 1;
+        }
         let mut next = hold.first_operation;
         while let Some(key) = next {
             next = self.operations.remove(&key).and_then(|bound| bound.next);

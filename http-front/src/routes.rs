@@ -100,38 +100,30 @@ async fn envelope(request: Request, next: Next) -> Response {
         HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     });
     let mut response = next.run(request).await;
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+    let error = response.extensions_mut().remove::<ApiError>().or_else(|| beneath(&response));
+    if let Some(error) = error {
         let body = error.body(id.to_str().unwrap_or_default()).to_string();
         *response.body_mut() = axum::body::Body::from(body);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if error.status.is_server_error() {
-            tracing::warn!(
-                status = error.status.as_u16(),
-                code = error.slug,
-                "answered an error"
-            );
+            tracing::warn!(status = error.status.as_u16(), code = error.slug, "answered an error");
         }
-    } else if response.status().is_client_error()
-        && !response.headers().contains_key(header::CONTENT_TYPE)
-    {
-        // Something beneath the handlers (a path that does not decode) answered in its own words.
-        let error = ApiError::new(
-            response.status(),
-            "bad_request",
-            "the request cannot be read",
-        );
-        let body = error.body(id.to_str().unwrap_or_default()).to_string();
-        *response.body_mut() = axum::body::Body::from(body);
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
     }
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// An error that something beneath the handlers gave in its own words, such as a path that does not
+/// decode.
+fn beneath(response: &Response) -> Option<ApiError> {
+    let status = response.status();
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let foreign = (status.is_client_error() || status.is_server_error()) && !json;
+    foreign.then(|| ApiError::new(status, "bad_request", "the request cannot be read"))
 }

@@ -125,6 +125,9 @@ struct CrashArgs {
     /// Restart from what completed syncs covered (lost-pages shim; needs cc) instead of from the page cache.
     #[arg(long)]
     power_cut: bool,
+    /// Tiny segments, frequent snapshots, and load long enough for kills to fall into them.
+    #[arg(long)]
+    snapshots: bool,
     /// Replay the plan of the run that printed this seed.
     #[arg(long)]
     seed: Option<u64>,
@@ -308,6 +311,11 @@ fn run_crash(args: CrashArgs) -> Result<Outcome> {
         power_cut: args.power_cut,
         environment: variables(&args.env)?,
         ..crash::Params::quick()
+    };
+    let params = if args.snapshots {
+        params.with_snapshots()
+    } else {
+        params
     };
     let report = crash::run(&args.gateway, &params)?;
     Ok(outcome(&report, &report.violations))

@@ -82,6 +82,20 @@ impl Params {
         self
     }
 
+    /// The same with tiny segments and frequent snapshots, and load that lasts until after the gateway's next look
+    /// (once a second) at whether a snapshot is due: kills then fall before, into and after snapshots.
+    #[must_use]
+    pub fn with_snapshots(self) -> Self {
+        let small = self
+            .env("NULLRUN_SEGMENT_BYTES", "65536")
+            .env("NULLRUN_SNAPSHOT_BYTES", "65536");
+        Self {
+            shortest_load_ms: 900,
+            longest_load_ms: 2_100,
+            ..small
+        }
+    }
+
     /// The same, with one more variable in the gateway's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {

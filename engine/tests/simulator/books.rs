@@ -5,7 +5,7 @@ use super::rules::{Rules, levels};
 use super::spec::month;
 use super::violation::{Check, Invariant, ensure};
 use persist::record::{Arithmetic, Call, Operation, Scope, State};
-use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
+use persist::{KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

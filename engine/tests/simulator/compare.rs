@@ -93,16 +93,20 @@ fn directory(engine: &Engine, ledger: &Ledger) -> Check {
     for (id, (cap, composition)) in &rules.orgs {
         let entry = engine.directory().org(*id);
         let said = entry.map(|org| (org.budget, org.composition));
-        ensure(said == Some((*cap, *composition)), AcknowledgedStays, || {
-            format!("org {id} is {said:?}, the log says {cap:?}, {composition:?}")
-        })?;
+        ensure(
+            said == Some((*cap, *composition)),
+            AcknowledgedStays,
+            || format!("org {id} is {said:?}, the log says {cap:?}, {composition:?}"),
+        )?;
     }
     for (id, key) in &rules.keys {
         let entry = engine.directory().key(*id);
         let said = entry.map(|known| (known.budget, known.revoked_at.is_some()));
-        ensure(said == Some((key.cap, key.revoked)), AcknowledgedStays, || {
-            format!("key {id} is {said:?}, the log says {key:?}")
-        })?;
+        ensure(
+            said == Some((key.cap, key.revoked)),
+            AcknowledgedStays,
+            || format!("key {id} is {said:?}, the log says {key:?}"),
+        )?;
     }
     let mut due: Vec<_> = rules
         .policies
@@ -110,7 +114,10 @@ fn directory(engine: &Engine, ledger: &Ledger) -> Check {
         .map(|(id, policy)| (*id, policy.version))
         .collect();
     due.sort();
-    let orgs = rules.orgs.keys().filter_map(|id| engine.directory().org(*id));
+    let orgs = rules
+        .orgs
+        .keys()
+        .filter_map(|id| engine.directory().org(*id));
     let mut said: Vec<_> = orgs
         .flat_map(|org| org.rules.all().iter().map(|p| (p.id, p.version)))
         .collect();

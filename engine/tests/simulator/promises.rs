@@ -45,13 +45,11 @@ pub struct Promises {
     pub killed: BTreeSet<WorkflowId>,
     /// The last change to the directory that was acknowledged.
     pub rules: Lsn,
-    /// Holds that somebody was told of.
-    pub delivered: BTreeSet<HoldId>,
 }
 
 impl Promises {
     /// Checks an answer.
-    pub fn answered(&mut self, ledger: &Ledger, asked: &Question, reply: &Reply) -> Check {
+    pub fn answered(&mut self, ledger: &mut Ledger, asked: &Question, reply: &Reply) -> Check {
         let as_of = reply.as_of;
         let refusal = matches!(&reply.outcome, Outcome::Decision(decision)
             if matches!(decision.verdict, Verdict::Block(_)));
@@ -112,7 +110,7 @@ impl Promises {
 
     fn decided(
         &mut self,
-        ledger: &Ledger,
+        ledger: &mut Ledger,
         (ask, killed, since): (&Ask, bool, Lsn),
         decision: &Decision,
     ) -> Check {
@@ -140,7 +138,7 @@ impl Promises {
                 "an allow without a hold".to_owned()
             });
         };
-        self.delivered.insert(id);
+        ledger.delivered.insert(id);
         let Some(hold) = ledger.holds.get(&id) else {
             return ensure(false, AcknowledgedStays, || {
                 format!("an allow on {id}, which is not in the log")
@@ -152,15 +150,25 @@ impl Promises {
         ensure(lives && whose, HoldEndsOnce, || {
             format!("an allow on {hold:?}, asked when {since} was durable")
         })?;
-        let known = ask.operation.is_some_and(|op| hold.operations.contains(&op));
+        let known = ask
+            .operation
+            .is_some_and(|op| hold.operations.contains(&op));
         ensure(!replayed || known, CountsOnce, || {
-            format!("{:?} was answered with another's hold {hold:?}", ask.operation)
+            format!(
+                "{:?} was answered with another's hold {hold:?}",
+                ask.operation
+            )
         })?;
         let minted_now = id == ask.new_hold;
         ensure(
             !minted_now || decision.remaining == hold.remaining,
             CapIsWholeSum,
-            || format!("{:?} remains, {:?} is said", hold.remaining, decision.remaining),
+            || {
+                format!(
+                    "{:?} remains, {:?} is said",
+                    hold.remaining, decision.remaining
+                )
+            },
         )
     }
 
@@ -264,19 +272,22 @@ fn org_shown(ledger: &Ledger, books: &Books, id: OrgId, view: &OrgView, as_of: L
         format!("{id} is shown as {said:?}, the log says {due:?}")
     })?;
     let open = ledger.holds.values().filter(|hold| {
-        hold.org == id
-            && hold.minted <= as_of
-            && hold.ended.is_none_or(|(lsn, _)| lsn > as_of)
+        hold.org == id && hold.minted <= as_of && hold.ended.is_none_or(|(lsn, _)| lsn > as_of)
     });
     let open = open.count() as u64;
     ensure(view.open_holds == open, OrgsApart, || {
-        format!("{id} is shown {} open holds and has {open}", view.open_holds)
+        format!(
+            "{id} is shown {} open holds and has {open}",
+            view.open_holds
+        )
     })?;
     for (key, spent, held) in &view.keys {
         let due = books.of(Scope::ApiKey, key.0, start);
-        ensure((*spent, *held) == (due.spent, due.held), CapIsWholeSum, || {
-            format!("key {key} is shown with {spent} and {held}, the log says {due:?}")
-        })?;
+        ensure(
+            (*spent, *held) == (due.spent, due.held),
+            CapIsWholeSum,
+            || format!("key {key} is shown with {spent} and {held}, the log says {due:?}"),
+        )?;
     }
     for workflow in &view.workflows {
         shown(books, workflow.entry.id, workflow)?;

@@ -14,7 +14,7 @@ use persist::record::{
     HoldMinted, HoldUsed, Operation, Record, State, WorkflowStateChanged,
 };
 use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -33,6 +33,8 @@ pub struct Ledger {
     pub asked: BTreeMap<String, (Ask, Lsn)>,
     /// Events by span id, with the org and key that report them.
     pub reported: BTreeMap<String, (OrgId, KeyId, Reported)>,
+    /// Holds that somebody was told of.
+    pub delivered: BTreeSet<HoldId>,
     /// The books as of places somebody reads at.
     pub watched: BTreeMap<Lsn, Option<Books>>,
 }
@@ -156,10 +158,10 @@ impl Ledger {
         let ask = self.let_through(call)?;
         let caps = self.caps(call);
         let size = size(ask, self.books.workflows.get(&call.workflow), &caps);
-        let fits = size.fits && minted.amount == size.hold;
+        let held = minted.amount;
+        let fits = caps.iter().all(|cap| held <= left(cap));
         ensure(fits, FitsUnderCaps, || {
-            let held = minted.amount;
-            format!("the allow at LSN {lsn} holds {held}; {size:?} is due under {caps:?}")
+            format!("the allow at LSN {lsn} holds {held} under {caps:?}")
         })?;
         let least = caps.iter().map(left).min();
         let tightest = caps.iter().find(|cap| Some(left(cap)) == least);
@@ -167,11 +169,10 @@ impl Ledger {
             asked: size.hold,
             ..*cap
         });
-        ensure(minted.budget == noted, CapIsWholeSum, || {
-            format!(
-                "the allow at LSN {lsn} notes {:?}, {noted:?} is so",
-                minted.budget
-            )
+        let exact = size.fits && (held, minted.budget) == (size.hold, noted);
+        ensure(exact, CapIsWholeSum, || {
+            let said = minted.budget;
+            format!("the allow at LSN {lsn} is {held} of {said:?}; {size:?} of {noted:?} is due")
         })?;
         let operation = minted.operation;
         let again = operation.is_some_and(|op| self.operation(op.key).is_some());
@@ -287,8 +288,14 @@ impl Ledger {
             released: hold.left,
             ..ended.clone()
         };
-        let over = hold.expires_at <= ended.at || ended.reason != EndReason::Expired;
-        ensure(*ended == due && over, HoldEndsOnce, || {
+        let over = hold.expires_at <= ended.at;
+        let told = self.delivered.contains(&ended.hold);
+        let true_reason = match ended.reason {
+            EndReason::Expired => over,
+            EndReason::Withdrawn => !told,
+            EndReason::SpanEnd | EndReason::Cancelled => true,
+        };
+        ensure(*ended == due && true_reason, HoldEndsOnce, || {
             format!("at LSN {lsn} stands {ended:?}, and {due:?} is due")
         })?;
         let whose = (org, workflow, key);

@@ -171,7 +171,7 @@ def flood(gateway, workflow):
         while not stop.is_set():
             body = json.dumps({"operation_id": os.urandom(16).hex(), "tools": ["agent"]}).encode()
             _, answer = gateway.send("POST", "/api/v1/gate", body, workflow.signed(body))
-            if answer["details"]["error_code"] == "OVERLOADED":
+            if answer["error_code"] == "OVERLOADED":
                 overloaded.set()
                 time.sleep(0.02)
 

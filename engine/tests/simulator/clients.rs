@@ -1,0 +1,633 @@
+//! The people and agents of the simulation. They remember what they sent, send it again, name holds
+//! that have ended or are somebody else's, and give orders in any order.
+
+use super::promises::Question;
+use super::reference::Ledger;
+use super::rng::Rng;
+use engine::command::{Ask, Command, Protocol, Reported, Track, Transition};
+use engine::manage::{
+    Manage, NewKey, PolicyDraft, PolicyPatch, Registration, Terms, WorkflowPatch, WorkflowSettings,
+};
+use persist::record::{
+    Actor, Composition, Endpoint, Operation, PolicyAction, PolicyType, Scope, Scopes, Session,
+    State, Tokens,
+};
+use persist::{HoldId, KeyId, Millis, Nanos, OrgId, PolicyId, UserId, WorkflowId};
+use std::collections::{BTreeSet, VecDeque};
+
+const TOOLS: [&str; 4] = ["bash", "mail", "search", "*"];
+/// Requests each client may still send again.
+const REMEMBERED: usize = 24;
+
+/// How this run's people behave: drawn once per run, so that runs differ in kind.
+#[derive(Debug, Clone)]
+pub struct Habits {
+    pub orgs: u64,
+    /// Of a hundred calls, how many name an operation.
+    pub operations: u64,
+    /// Of a hundred settings of a cap, how many set one; the rest take it off.
+    pub capped: u64,
+    /// The largest cap, in cents.
+    pub cap_cents: u64,
+    /// Weights of ask, ask again, track, report again, cancel, pause, resume, kill, directory.
+    pub weights: [u64; 9],
+    /// Weights of changes: workflow's caps, org, new workflow, new key, revoke, new policy, change
+    /// of a policy, end of a policy.
+    pub changes: [u64; 8],
+    /// Weights of tool, budget and rate policies.
+    pub policies: [u64; 3],
+}
+
+impl Habits {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut some = |percent, from, to| {
+            if rng.chance(percent) {
+                rng.within(from, to)
+            } else {
+                0
+            }
+        };
+        Self {
+            orgs: some(100, 1, 3),
+            operations: some(80, 10, 100),
+            capped: some(90, 30, 100),
+            cap_cents: some(100, 2, 60),
+            weights: [
+                some(100, 20, 60),
+                some(80, 5, 20),
+                some(90, 10, 40),
+                some(80, 1, 10),
+                some(80, 1, 15),
+                some(60, 1, 4),
+                some(100, 2, 8),
+                some(50, 1, 3),
+                some(100, 3, 15),
+            ],
+            changes: [
+                some(80, 5, 20),
+                some(70, 1, 10),
+                some(100, 1, 4),
+                some(100, 1, 4),
+                some(50, 1, 2),
+                some(50, 1, 6),
+                some(50, 1, 6),
+                some(100, 1, 6),
+            ],
+            policies: [some(50, 1, 3), some(80, 1, 3), some(30, 1, 3)],
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    org: OrgId,
+    workflows: Vec<WorkflowId>,
+    keys: Vec<(KeyId, Option<WorkflowId>)>,
+    policies: Vec<PolicyId>,
+    signed_up: bool,
+}
+
+/// Something an operator asked for, and may use once it is there.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    Workflow(WorkflowId),
+    Key(KeyId, Option<WorkflowId>),
+    Policy(PolicyId),
+}
+
+#[derive(Debug)]
+pub struct Clients {
+    habits: Habits,
+    tenants: Vec<Tenant>,
+    asks: VecDeque<Ask>,
+    tracks: VecDeque<Track>,
+    holds: VecDeque<HoldId>,
+    wishes: Vec<(usize, Wish)>,
+    /// Killed workflows and revoked keys: known to be of no use, and tried now and then.
+    useless: BTreeSet<u128>,
+    serial: u128,
+}
+
+fn remember<T>(into: &mut VecDeque<T>, what: T) {
+    into.push_back(what);
+    if into.len() > REMEMBERED {
+        into.pop_front();
+    }
+}
+
+fn nth<T: Clone>(rng: &mut Rng, of: &VecDeque<T>) -> Option<T> {
+    of.get(rng.below(of.len() as u64) as usize).cloned()
+}
+
+const fn operation_key(workflow: WorkflowId, endpoint: Endpoint, name: u128) -> u128 {
+    workflow.0 << 80 | name << 2 | endpoint as u128
+}
+
+fn fingerprint(ask: &Ask) -> u64 {
+    let mut sum = ask.estimated_tokens ^ ask.max_output_tokens.map_or(0, |most| most + 1) << 32;
+    for byte in ask.tools.iter().chain(&ask.model).flat_map(|s| s.bytes()) {
+        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    sum
+}
+
+impl Clients {
+    pub fn new(habits: Habits) -> Self {
+        let tenants = (1..=u128::from(habits.orgs)).map(|n| Tenant {
+            org: OrgId(n << 32),
+            workflows: vec![WorkflowId(n << 32 | 1)],
+            keys: vec![(KeyId(n << 32 | 2), Some(WorkflowId(n << 32 | 1)))],
+            policies: Vec::new(),
+            signed_up: false,
+        });
+        Self {
+            tenants: tenants.collect(),
+            habits,
+            asks: VecDeque::new(),
+            tracks: VecDeque::new(),
+            holds: VecDeque::new(),
+            wishes: Vec::new(),
+            useless: BTreeSet::new(),
+            serial: 1 << 16,
+        }
+    }
+
+    /// Looks at what is there by now: nobody uses an id before it is acknowledged, the front sees
+    /// to that.
+    pub fn learn(&mut self, ledger: &Ledger) {
+        let rules = ledger.rules_at(ledger.lsn);
+        let revoked = rules.keys.iter().filter(|(_, key)| key.revoked);
+        self.useless.extend(revoked.map(|(id, _)| id.0));
+        let Self {
+            tenants, wishes, ..
+        } = self;
+        for tenant in tenants.iter_mut() {
+            tenant.signed_up = rules.orgs.contains_key(&tenant.org);
+        }
+        wishes.retain(|(at, wish)| {
+            let Some(tenant) = tenants.get_mut(*at) else {
+                return false;
+            };
+            match *wish {
+                Wish::Workflow(id) if ledger.books.workflows.contains_key(&id) => {
+                    tenant.workflows.push(id);
+                }
+                Wish::Key(id, bound) if rules.keys.contains_key(&id) => {
+                    tenant.keys.push((id, bound));
+                }
+                Wish::Policy(id) if rules.policies.contains_key(&id) => tenant.policies.push(id),
+                _ => return true,
+            }
+            false
+        });
+    }
+
+    fn fresh(&mut self) -> u128 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Signs an org up (again, if the answer never came).
+    fn register(&mut self, org: OrgId, now: Millis) -> (Command, Question) {
+        let by = self.fresh();
+        let id = org.0;
+        let registration = Registration {
+            user: UserId(by),
+            email: format!("{id:x}@example.com"),
+            name: String::new(),
+            password_hash: "$argon2id$".to_owned(),
+            org,
+            org_name: format!("org {id:x}"),
+            plan: "unlimited".to_owned(),
+            workflow: WorkflowId(id | 1),
+            workflow_name: "first".to_owned(),
+            key: new_key(KeyId(id | 2), Some(WorkflowId(id | 1)), None),
+            session: Session {
+                token_hash: [7; 32],
+                user: UserId(by),
+                expires_at: now.plus(1_000_000),
+            },
+        };
+        let manage = Manage::Register(Box::new(registration));
+        (Command::Manage(Box::new(manage)), Question::Manage(by))
+    }
+
+    /// The next thing somebody wants.
+    pub fn next(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
+        let stranger = self.tenants.iter().find(|tenant| !tenant.signed_up);
+        if let Some(org) = stranger.map(|tenant| tenant.org) {
+            return self.register(org, now);
+        }
+        let weights = self.habits.weights;
+        match rng.weighted(&weights) {
+            0 => self.ask(rng, now),
+            1 => self.ask_again(rng, now),
+            2 => self.track(rng),
+            3 => self.report_again(rng),
+            4 => self.cancel(rng),
+            5 => self.set_state(rng, Transition::Pause),
+            6 => self.set_state(rng, Transition::Resume),
+            7 => self.set_state(rng, Transition::Kill),
+            _ => self.change(rng),
+        }
+    }
+
+    /// Somebody looks at the figures.
+    pub fn read(&mut self, rng: &mut Rng) -> (Command, Question) {
+        let at = self.tenant(rng);
+        let org = self.tenants[at].org;
+        match rng.pick(&self.tenants[at].workflows) {
+            Some(workflow) if rng.chance(50) => (
+                Command::ReadWorkflow { org, workflow },
+                Question::Workflow(workflow),
+            ),
+            _ => (Command::ReadOrg { org }, Question::Org(org)),
+        }
+    }
+
+    fn tenant(&self, rng: &mut Rng) -> usize {
+        rng.below(self.tenants.len() as u64) as usize
+    }
+
+    /// A workflow of this tenant, rarely a killed one.
+    fn workflow(&self, rng: &mut Rng, at: usize) -> WorkflowId {
+        let all = &self.tenants[at].workflows;
+        let mut id = rng.pick(all).unwrap_or_default();
+        for _ in 0..4 {
+            if !self.useless.contains(&id.0) {
+                break;
+            }
+            id = rng.pick(all).unwrap_or_default();
+        }
+        id
+    }
+
+    /// A key of this tenant, and the workflow it works for.
+    fn key(&self, rng: &mut Rng, at: usize) -> (KeyId, WorkflowId) {
+        let mut chosen = (KeyId::default(), WorkflowId::default());
+        for _ in 0..4 {
+            let (key, bound) = rng.pick(&self.tenants[at].keys).unwrap_or_default();
+            chosen = (key, bound.unwrap_or_else(|| self.workflow(rng, at)));
+            let useless = [key.0, chosen.1.0];
+            if useless.iter().all(|id| !self.useless.contains(id)) {
+                break;
+            }
+        }
+        chosen
+    }
+
+    fn hold(&self, rng: &mut Rng) -> HoldId {
+        let recent = self.holds.len().saturating_sub(8);
+        let known = if rng.chance(80) {
+            self.holds.get(recent + rng.below(8) as usize).copied()
+        } else {
+            nth(rng, &self.holds)
+        };
+        known.unwrap_or(HoldId(99))
+    }
+
+    fn ask(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
+        let at = self.tenant(rng);
+        let (key, workflow) = self.key(rng, at);
+        let org = self.tenants[at].org;
+        let endpoint = [Endpoint::Gate, Endpoint::Execute, Endpoint::Check];
+        let endpoint = endpoint[rng.weighted(&[70, 25, 8])];
+        let protocols = [Protocol::Seed, Protocol::V3, Protocol::V4];
+        let tools = (0..rng.below(3)).filter_map(|_| rng.pick(&TOOLS[..3]));
+        let mut tools: Vec<_> = tools.map(str::to_owned).collect();
+        tools.dedup();
+        let models = [Some("small"), Some("odd"), Some("mystery"), None];
+        let declares = rng.chance(50);
+        let mut ask = Ask {
+            endpoint,
+            protocol: protocols[rng.weighted(&[20, 30, 50])],
+            org,
+            key,
+            workflow,
+            operation: None,
+            operation_id: None,
+            execution_id: None,
+            trace_id: None,
+            model: rng.pick(&models).flatten().map(str::to_owned),
+            tools,
+            digest: None,
+            estimated_tokens: if declares {
+                rng.within(2, 9_000)
+            } else {
+                rng.below(2)
+            },
+            max_output_tokens: (declares && rng.chance(50)).then(|| rng.below(2_000)),
+            chain_end: rng.chance(3),
+            reservation: None,
+            must_find_reservation: false,
+            new_hold: HoldId::default(),
+        };
+        if endpoint == Endpoint::Execute && rng.chance(70) {
+            // After the gate of the same client, usually; sometimes after another's.
+            if let Some(gate) = nth(rng, &self.asks).filter(|_| rng.chance(80)) {
+                (ask.org, ask.key, ask.workflow) = (gate.org, gate.key, gate.workflow);
+                ask.reservation = Some(gate.new_hold);
+            } else {
+                ask.reservation = Some(self.hold(rng));
+            }
+            ask.must_find_reservation = rng.chance(20);
+        }
+        if rng.chance(self.habits.operations) {
+            let name = self.fresh();
+            ask.operation_id = Some(format!("{name:x}"));
+            ask.operation = Some(Operation {
+                key: operation_key(ask.workflow, endpoint, name),
+                fingerprint: fingerprint(&ask),
+            });
+        }
+        self.send(rng, now, ask)
+    }
+
+    fn ask_again(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
+        let Some(mut ask) = nth(rng, &self.asks) else {
+            return self.ask(rng, now);
+        };
+        if rng.chance(15) {
+            ask.estimated_tokens += 1;
+            ask.operation = ask.operation.map(|before| Operation {
+                fingerprint: fingerprint(&ask),
+                ..before
+            });
+        }
+        self.send(rng, now, ask)
+    }
+
+    fn send(&mut self, rng: &mut Rng, now: Millis, mut ask: Ask) -> (Command, Question) {
+        ask.trace_id = Some(format!("t{:x}", self.fresh()));
+        ask.new_hold = HoldId::mint(now, ask.workflow.slot(ask.org), rng.next());
+        if ask.endpoint != Endpoint::Check {
+            remember(&mut self.asks, ask.clone());
+            remember(&mut self.holds, ask.new_hold);
+        }
+        let question = Question::Ask {
+            ask: Box::new(ask.clone()),
+            killed: false,
+            since: persist::Lsn::ZERO,
+        };
+        (Command::Ask(Box::new(ask)), question)
+    }
+
+    fn track(&mut self, rng: &mut Rng) -> (Command, Question) {
+        let at = self.tenant(rng);
+        let (key, workflow) = self.key(rng, at);
+        let mut events = Vec::new();
+        for _ in 0..rng.within(1, 4) {
+            let event = self.event(rng, workflow);
+            if event.event_key.is_some() && rng.chance(10) {
+                events.push(event.clone());
+            }
+            events.push(event);
+        }
+        let track = Track {
+            org: self.tenants[at].org,
+            key,
+            events,
+        };
+        remember(&mut self.tracks, track.clone());
+        (
+            Command::Track(Box::new(track.clone())),
+            Question::Track(Box::new(track)),
+        )
+    }
+
+    fn event(&mut self, rng: &mut Rng, workflow: WorkflowId) -> Reported {
+        let models = [Some("small"), Some("odd"), Some("mystery"), None];
+        let (input, output) = (rng.below(3_000), rng.below(1_500));
+        let tokens = match rng.below(4) {
+            0 => Tokens::default(),
+            1 => Tokens {
+                total: input,
+                ..Tokens::default()
+            },
+            _ => Tokens {
+                total: input + output,
+                input,
+                output,
+                cache_read: rng.below(input + 1),
+                reasoning: rng.below(output + 1),
+                cache_write: 0,
+            },
+        };
+        let named = rng.chance(70).then(|| self.hold(rng));
+        let second = rng.chance(20).then(|| self.hold(rng));
+        let ends = rng
+            .chance(20)
+            .then(|| named.unwrap_or_else(|| self.hold(rng)));
+        let serial = self.fresh();
+        Reported {
+            event_key: rng.chance(60).then_some(serial << 64),
+            holds: [named, second],
+            workflow,
+            ends,
+            kind: if ends.is_some() {
+                "span_end"
+            } else {
+                "llm_call"
+            }
+            .to_owned(),
+            model: rng.pick(&models).flatten().map(str::to_owned),
+            tokens,
+            span_id: Some(format!("s{serial:x}")),
+            ..Reported::default()
+        }
+    }
+
+    /// The same report once more: what carries an event id, as clients do.
+    fn report_again(&mut self, rng: &mut Rng) -> (Command, Question) {
+        let Some(mut track) = nth(rng, &self.tracks) else {
+            return self.track(rng);
+        };
+        track.events.retain(|event| event.event_key.is_some());
+        if track.events.is_empty() {
+            return self.track(rng);
+        }
+        (
+            Command::Track(Box::new(track.clone())),
+            Question::Track(Box::new(track)),
+        )
+    }
+
+    fn cancel(&mut self, rng: &mut Rng) -> (Command, Question) {
+        let at = self.tenant(rng);
+        let org = self.tenants[at].org;
+        let (key, _) = self.key(rng, at);
+        let hold = self.hold(rng);
+        (
+            Command::Cancel { org, key, hold },
+            Question::Cancel { org, hold },
+        )
+    }
+
+    fn set_state(&mut self, rng: &mut Rng, to: Transition) -> (Command, Question) {
+        let at = self.tenant(rng);
+        let workflow = self.workflow(rng, at);
+        let command = Command::SetState {
+            org: self.tenants[at].org,
+            workflow,
+            to,
+            reason: rng.chance(30).then(|| "because".to_owned()),
+            actor: Actor::User(UserId(self.fresh())),
+        };
+        (command, Question::State { workflow, to })
+    }
+
+    fn cap(&self, rng: &mut Rng) -> Option<Nanos> {
+        if !rng.chance(self.habits.capped) {
+            return None;
+        }
+        let cents = rng.below(self.habits.cap_cents) as i64;
+        let odd = if rng.chance(30) {
+            rng.below(9_999_999) as i64
+        } else {
+            0
+        };
+        Some(Nanos(cents * Nanos::PER_CENT + odd))
+    }
+
+    fn change(&mut self, rng: &mut Rng) -> (Command, Question) {
+        let by = self.fresh();
+        let actor = Actor::User(UserId(by));
+        let at = self.tenant(rng);
+        let org = self.tenants[at].org;
+        let workflow = self.workflow(rng, at);
+        let changes = self.habits.changes;
+        let manage = match rng.weighted(&changes) {
+            0 => Manage::PatchWorkflow {
+                org,
+                actor,
+                id: workflow,
+                patch: WorkflowPatch {
+                    budget: rng.chance(80).then(|| self.cap(rng)),
+                    max_per_call: rng.chance(20).then(|| self.cap(rng)),
+                    ..WorkflowPatch::default()
+                },
+            },
+            1 => Manage::PatchOrg {
+                org,
+                actor,
+                name: None,
+                budget: rng.chance(80).then(|| self.cap(rng)),
+                composition: rng
+                    .chance(20)
+                    .then(|| [Composition::FirstMatch, Composition::MostRestrictive])
+                    .and_then(|both| rng.pick(&both)),
+            },
+            2 => {
+                let id = WorkflowId(org.0 | self.fresh());
+                self.wishes.push((at, Wish::Workflow(id)));
+                let settings = WorkflowSettings {
+                    name: format!("workflow {:x}", id.0),
+                    external_id: None,
+                    budget: self.cap(rng),
+                    max_per_call: None,
+                };
+                Manage::CreateWorkflow {
+                    org,
+                    actor,
+                    id,
+                    settings,
+                }
+            }
+            3 => {
+                let id = KeyId(org.0 | self.fresh());
+                let bound = rng.chance(70).then_some(workflow);
+                self.wishes.push((at, Wish::Key(id, bound)));
+                let key = new_key(id, bound, self.cap(rng));
+                Manage::CreateKey { org, actor, key }
+            }
+            4 => {
+                let (id, _) = self.key(rng, at);
+                Manage::RevokeKey { org, actor, id }
+            }
+            5 => {
+                let id = PolicyId(self.fresh());
+                self.wishes.push((at, Wish::Policy(id)));
+                let draft = self.policy(rng, at, workflow);
+                Manage::CreatePolicy {
+                    org,
+                    actor,
+                    id,
+                    draft,
+                }
+            }
+            6 => Manage::PatchPolicy {
+                org,
+                actor,
+                id: rng.pick(&self.tenants[at].policies).unwrap_or_default(),
+                patch: PolicyPatch {
+                    priority: rng.chance(50).then(|| rng.below(5) as i32),
+                    is_active: rng.chance(70).then(|| rng.chance(50)),
+                    ..PolicyPatch::default()
+                },
+            },
+            _ => Manage::DeletePolicy {
+                org,
+                actor,
+                id: rng.pick(&self.tenants[at].policies).unwrap_or_default(),
+            },
+        };
+        (Command::Manage(Box::new(manage)), Question::Manage(by))
+    }
+
+    fn policy(&mut self, rng: &mut Rng, at: usize, workflow: WorkflowId) -> PolicyDraft {
+        let kinds = [
+            PolicyType::ToolBlock,
+            PolicyType::BudgetLimit,
+            PolicyType::RateLimit,
+        ];
+        let policy_type = kinds[rng.weighted(&self.habits.policies)];
+        let (key, _) = self.key(rng, at);
+        let scopes = [
+            (Scope::Org, None),
+            (Scope::Workflow, Some(workflow.0)),
+            (Scope::ApiKey, Some(key.0)),
+        ];
+        let (scope, scope_id) = scopes[rng.below(3) as usize];
+        let allows = policy_type != PolicyType::RateLimit && rng.chance(25);
+        let mut tools = Vec::new();
+        if policy_type == PolicyType::ToolBlock {
+            tools.extend(rng.pick(&TOOLS).map(str::to_owned));
+        }
+        PolicyDraft {
+            name: "a rule".to_owned(),
+            policy_type,
+            scope,
+            scope_id,
+            priority: rng.below(5) as i32,
+            action: if allows {
+                PolicyAction::Allow
+            } else {
+                PolicyAction::Block
+            },
+            terms: Terms {
+                tools,
+                budget: Some(Nanos::from_cents(rng.below(self.habits.cap_cents) as i64)),
+                calls_per_minute: Some(rng.within(1, 20) as u32),
+                ..Terms::default()
+            },
+            is_active: rng.chance(80),
+        }
+    }
+}
+
+fn new_key(id: KeyId, workflow: Option<WorkflowId>, budget: Option<Nanos>) -> NewKey {
+    let mut key_hash = [0; 32];
+    key_hash[..16].copy_from_slice(&id.0.to_le_bytes());
+    NewKey {
+        id,
+        workflow,
+        name: "key".to_owned(),
+        key_hash,
+        prefix: "nr_live".to_owned(),
+        suffix: "0000".to_owned(),
+        sealed_secret: vec![1, 2, 3],
+        scopes: Scopes::ALL,
+        budget,
+        expires_at: None,
+    }
+}
