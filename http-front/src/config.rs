@@ -189,3 +189,54 @@ const OTHERS: [&str; 8] = [
     "NULLRUN_TEST_SCALE",
     "NULLRUN_SIM_SEED",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_setting_with_its_default() {
+        let readme = include_str!("../../README.md");
+        for arg in Config::command()
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set())
+        {
+            let Some(env) = arg.get_env().and_then(|env| env.to_str()) else {
+                continue;
+            };
+            let row = readme
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{env}` |")));
+            let row = row.unwrap_or_else(|| panic!("README.md has no row for {env}"));
+            for default in arg.get_default_values() {
+                let default = default.to_string_lossy();
+                assert!(
+                    row.contains(&format!("| `{default}` |")),
+                    "{env}: the default is {default}: {row}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn production_insists_on_signatures_unless_told_otherwise() {
+        let config = |flags: &[&str]| Config::parse_from([&["nullrun"], flags].concat());
+        assert!(!config(&[]).hmac_required());
+        assert!(config(&["--env", "production"]).hmac_required());
+        assert!(
+            config(&["--env", "production", "--hmac-required", "false"])
+                .check()
+                .is_err()
+        );
+        let skipped = [
+            "--env",
+            "production",
+            "--hmac-required",
+            "false",
+            "--skip-hmac-prod-check",
+            "true",
+        ];
+        assert!(config(&skipped).check().is_ok());
+        assert!(config(&["--test-fault", "no-such"]).check().is_err());
+    }
+}

@@ -100,16 +100,24 @@ async fn envelope(request: Request, next: Next) -> Response {
         HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     });
     let mut response = next.run(request).await;
-    let error = response.extensions_mut().remove::<ApiError>().or_else(|| beneath(&response));
+    let error = response
+        .extensions_mut()
+        .remove::<ApiError>()
+        .or_else(|| beneath(&response));
     if let Some(error) = error {
         let body = error.body(id.to_str().unwrap_or_default()).to_string();
         *response.body_mut() = axum::body::Body::from(body);
         response.headers_mut().remove(header::CONTENT_LENGTH);
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         if error.status.is_server_error() {
-            tracing::warn!(status = error.status.as_u16(), code = error.slug, "answered an error");
+            tracing::warn!(
+                status = error.status.as_u16(),
+                code = error.slug,
+                "answered an error"
+            );
         }
     }
     response.headers_mut().insert(REQUEST_ID, id);

@@ -1,5 +1,12 @@
 //! Exactness over HTTP: bursts on one cap, a million small events.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what is wrong by failing"
+)]
+
 mod support;
 
 use nullrun_loadtest::burst::{self, Params, Report};

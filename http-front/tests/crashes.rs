@@ -2,6 +2,13 @@
 //! covered. The same driver must fail when syncing is switched off: a test that cannot fail proves
 //! nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what is wrong by failing"
+)]
+
 mod support;
 
 use nullrun_loadtest::crash::{self, Params, Report};
@@ -13,7 +20,9 @@ fn params() -> Params {
         Scale::Long => Params::long(),
     };
     // Small segments and early snapshots, so that rolls and checkpoints happen under the knife.
-    params.env("NULLRUN_SEGMENT_BYTES", "262144").env("NULLRUN_SNAPSHOT_BYTES", "131072")
+    params
+        .env("NULLRUN_SEGMENT_BYTES", "262144")
+        .env("NULLRUN_SNAPSHOT_BYTES", "131072")
 }
 
 fn run(params: &Params) -> Report {
@@ -36,12 +45,17 @@ fn nothing_acknowledged_is_missing_when_unsynced_pages_are_lost() {
 
 #[test]
 fn the_crash_driver_notices_when_syncing_is_switched_off() {
-    let params = params().with_power_cut().env("NULLRUN_TEST_FAULT", "skip-sync");
+    let params = params()
+        .with_power_cut()
+        .env("NULLRUN_TEST_FAULT", "skip-sync");
     // Either the ledger lacks what was acknowledged, or the log does not even open.
     match crash::run(GATEWAY.as_ref(), &params) {
         Ok(report) => {
             println!("{report}");
-            assert!(!report.violations.is_empty(), "nothing was noticed: {report}");
+            assert!(
+                !report.violations.is_empty(),
+                "nothing was noticed: {report}"
+            );
         }
         Err(error) => println!("the gateway did not come back: {error}"),
     }

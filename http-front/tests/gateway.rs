@@ -1,5 +1,12 @@
 //! The gateway as a process: start, stop, refusals to start, the first account, limits of HTTP.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what is wrong by failing"
+)]
+
 mod support;
 
 use hyper::Method;
@@ -20,12 +27,18 @@ fn ends(environment: &[(&str, &str)]) -> (Option<i32>, String) {
         .output()
         .unwrap();
     let words = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&words).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&words).into_owned(),
+    )
 }
 
 #[test]
 fn production_without_signatures_refuses_to_start_and_says_what_to_do() {
-    let (code, words) = ends(&[("NULLRUN_ENV", "production"), ("NULLRUN_HMAC_REQUIRED", "false")]);
+    let (code, words) = ends(&[
+        ("NULLRUN_ENV", "production"),
+        ("NULLRUN_HMAC_REQUIRED", "false"),
+    ]);
     assert_eq!(code, Some(1), "{words}");
     assert!(words.contains("NULLRUN_SKIP_HMAC_PROD_CHECK"), "{words}");
 }
@@ -47,17 +60,33 @@ fn a_bad_setting_is_named() {
 #[test]
 fn a_second_gateway_on_the_same_directory_is_refused() {
     let stage = Stage::start(&[]);
-    let directory = stage.gateway.settings().data_dir().to_str().unwrap().to_owned();
-    let (code, words) = ends(&[("NULLRUN_DATA_DIR", &directory), ("NULLRUN_LISTEN", "127.0.0.1:0")]);
+    let directory = stage
+        .gateway
+        .settings()
+        .data_dir()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let (code, words) = ends(&[
+        ("NULLRUN_DATA_DIR", &directory),
+        ("NULLRUN_LISTEN", "127.0.0.1:0"),
+    ]);
     assert_eq!(code, Some(1));
-    assert!(words.contains("another gateway uses the data directory"), "{words}");
+    assert!(
+        words.contains("another gateway uses the data directory"),
+        "{words}"
+    );
 }
 
 #[test]
 fn a_misspelt_variable_is_warned_about() {
     let stage = Stage::start(&[("NULLRUN_LISTN", "x")]);
     std::thread::sleep(Duration::from_millis(100));
-    assert!(stage.gateway.output().contains("NULLRUN_LISTN"), "{}", stage.gateway.output());
+    assert!(
+        stage.gateway.output().contains("NULLRUN_LISTN"),
+        "{}",
+        stage.gateway.output()
+    );
 }
 
 #[test]
@@ -69,7 +98,12 @@ fn the_printed_curl_line_is_allowed_when_pasted_and_the_account_is_shown_only_on
     let mut gateway = Gateway::start(settings).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let words = gateway.output();
-    let line = words.lines().map(str::trim).find(|line| line.starts_with("curl ")).unwrap().to_owned();
+    let line = words
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with("curl "))
+        .unwrap()
+        .to_owned();
     let answer = Command::new("sh").args(["-c", &line]).output().unwrap();
     let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
     assert_eq!(answer["decision"], "allow", "{answer}");
@@ -77,9 +111,15 @@ fn the_printed_curl_line_is_allowed_when_pasted_and_the_account_is_shown_only_on
     assert!(status.success());
     let gateway = gateway.restart().unwrap();
     std::thread::sleep(Duration::from_millis(200));
-    assert!(!gateway.output().contains("nr_live_"), "{}", gateway.output());
+    assert!(
+        !gateway.output().contains("nr_live_"),
+        "{}",
+        gateway.output()
+    );
     let mode = std::os::unix::fs::PermissionsExt::mode(
-        &std::fs::metadata(data.path().join("master.key")).unwrap().permissions(),
+        &std::fs::metadata(data.path().join("master.key"))
+            .unwrap()
+            .permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -91,8 +131,16 @@ async fn no_secret_is_stored_in_the_clear() {
     let body = json!({ "event_id": "e", "tokens": 1 });
     let verify = json!({ "api_key": account.key.api_key() });
     let caller = Caller::Signed(&account.key, Protocol::V4);
-    stage.connection.post("/api/v1/track", caller, &body).await.unwrap();
-    let verified = stage.connection.post("/api/v1/auth/verify", Caller::Anonymous, &verify).await.unwrap();
+    stage
+        .connection
+        .post("/api/v1/track", caller, &body)
+        .await
+        .unwrap();
+    let verified = stage
+        .connection
+        .post("/api/v1/auth/verify", Caller::Anonymous, &verify)
+        .await
+        .unwrap();
     let secret = verified.required("secret_key").unwrap();
     stage.gateway.terminate(Duration::from_secs(20)).unwrap();
     let words = stage.gateway.output();
@@ -101,7 +149,9 @@ async fn no_secret_is_stored_in_the_clear() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         files += 1;
         for text in [secret.as_str(), account.key.api_key(), &account.session] {
-            let there = bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            let there = bytes
+                .windows(text.len())
+                .any(|window| window == text.as_bytes());
             assert!(!there, "a secret stands in the log");
             assert!(!words.contains(text), "a secret was printed");
         }
@@ -115,12 +165,19 @@ async fn a_stopping_gateway_answers_what_it_took_and_forgets_nothing() {
     let account = stage.account().await;
     let caller = Caller::Signed(&account.key, Protocol::V4);
     let gate = json!({ "operation_id": "one", "model": "gpt-4o-mini", "max_output_tokens": 1000 });
-    let hold = stage.connection.post("/api/v1/gate", caller, &gate).await.unwrap();
+    let hold = stage
+        .connection
+        .post("/api/v1/gate", caller, &gate)
+        .await
+        .unwrap();
     let status = stage.gateway.terminate(Duration::from_secs(20)).unwrap();
     assert!(status.success(), "{}", stage.gateway.output());
     let gateway = stage.gateway.restart().unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
-    let again = connection.post("/api/v1/gate", caller, &gate).await.unwrap();
+    let again = connection
+        .post("/api/v1/gate", caller, &gate)
+        .await
+        .unwrap();
     assert_eq!(again.body["reservation_id"], hold.body["reservation_id"]);
     assert_eq!(again.body["idempotent_replay"], true);
 }
@@ -136,12 +193,29 @@ async fn errors_have_one_envelope_with_the_requests_id_in_body_and_header() {
         (Method::GET, "/api/v1/orgs/x", 401),
         (Method::GET, "/api/v1/status/%ff", 400),
     ] {
-        let answer = connection.request(method, path, Caller::Anonymous, None).await.unwrap();
+        let answer = connection
+            .request(method, path, Caller::Anonymous, None)
+            .await
+            .unwrap();
         assert_eq!(answer.status, status, "{path}");
-        for field in ["error", "error_code", "message", "error_message", "details", "request_id"] {
-            assert!(!answer.body[field].is_null(), "{path} lacks {field}: {}", answer.body);
+        for field in [
+            "error",
+            "error_code",
+            "message",
+            "error_message",
+            "details",
+            "request_id",
+        ] {
+            assert!(
+                !answer.body[field].is_null(),
+                "{path} lacks {field}: {}",
+                answer.body
+            );
         }
-        assert_eq!(answer.headers["x-request-id"], answer.body["request_id"].as_str().unwrap());
+        assert_eq!(
+            answer.headers["x-request-id"],
+            answer.body["request_id"].as_str().unwrap()
+        );
         assert_eq!(answer.headers["content-type"], "application/json");
     }
 }
@@ -156,10 +230,22 @@ async fn bodies_that_cannot_be_read_are_4xx_and_change_nothing() {
         ("/api/v1/gate", b"{".to_vec(), 400),
         ("/api/v1/gate", b"\xff\xfe".to_vec(), 400),
         ("/api/v1/gate", deep.clone().into_bytes(), 400),
-        ("/api/v1/gate", br#"{"estimated_tokens":"many"}"#.to_vec(), 400),
+        (
+            "/api/v1/gate",
+            br#"{"estimated_tokens":"many"}"#.to_vec(),
+            400,
+        ),
         ("/api/v1/gate", br#"{"estimated_tokens":-1}"#.to_vec(), 400),
-        ("/api/v1/gate", br#"{"max_output_tokens":1e300}"#.to_vec(), 400),
-        ("/api/v1/gate", format!(r#"{{"operation_id":"{}"}}"#, "x".repeat(129)).into_bytes(), 400),
+        (
+            "/api/v1/gate",
+            br#"{"max_output_tokens":1e300}"#.to_vec(),
+            400,
+        ),
+        (
+            "/api/v1/gate",
+            format!(r#"{{"operation_id":"{}"}}"#, "x".repeat(129)).into_bytes(),
+            400,
+        ),
         ("/api/v1/track", b"[]".to_vec(), 400),
         ("/api/v1/track", br#"{"tokens":-3}"#.to_vec(), 400),
         ("/api/v1/track/batch", br#"{"events":3}"#.to_vec(), 400),
@@ -168,13 +254,23 @@ async fn bodies_that_cannot_be_read_are_4xx_and_change_nothing() {
     ];
     for (path, body, status) in cases {
         let shown = String::from_utf8_lossy(&body[..body.len().min(60)]).into_owned();
-        let prepared = stage.connection.prepare(Method::POST, path, key, Some(body.into())).unwrap();
+        let prepared = stage
+            .connection
+            .prepare(Method::POST, path, key, Some(body.into()))
+            .unwrap();
         let answer = stage.connection.send(prepared).await.unwrap();
         assert_eq!(answer.status, status, "{path} {shown}: {}", answer.body);
         assert!(!answer.text("message").is_empty(), "{path} {shown}");
     }
-    let status = stage.connection.get(&account.path("/status"), account.operator()).await.unwrap();
-    assert_eq!((&status.body["spent_nanos"], &status.body["held_nanos"]), (&json!(0), &json!(0)));
+    let status = stage
+        .connection
+        .get(&account.path("/status"), account.operator())
+        .await
+        .unwrap();
+    assert_eq!(
+        (&status.body["spent_nanos"], &status.body["held_nanos"]),
+        (&json!(0), &json!(0))
+    );
 }
 
 #[tokio::test]
@@ -186,7 +282,10 @@ async fn a_batch_stores_what_can_be_read_and_names_the_rest() {
         {"event_id":"b","tokens":-4}, 17, {"type":"whatever","metadata":{"x":Infinity}},
         {"event_id":"a","type":"llm_call","model":"claude-haiku-4-5","input_tokens":47}]}"#;
     let key = Caller::Key(&account.key);
-    let prepared = stage.connection.prepare(Method::POST, "/api/v1/track/batch", key, Some(body.into()));
+    let prepared =
+        stage
+            .connection
+            .prepare(Method::POST, "/api/v1/track/batch", key, Some(body.into()));
     let answer = stage.connection.send(prepared.unwrap()).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.body["accepted"], 3);
@@ -210,14 +309,24 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
     let gateway = Gateway::start(settings).unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
     let mut dice = nullrun_loadtest::identity::Dice::from_seed(7);
-    let account = nullrun_loadtest::account::Account::register(&mut connection, &mut dice).await.unwrap();
+    let account = nullrun_loadtest::account::Account::register(&mut connection, &mut dice)
+        .await
+        .unwrap();
     let signed = |protocol| Caller::Signed(&account.key, protocol);
     let gate = json!({ "model": "gpt-4o-mini", "max_output_tokens": 1000 });
 
     mount.hang_syncs(true).unwrap();
     let start = Instant::now();
-    let late = connection.post("/api/v1/gate", signed(Protocol::V3), &gate).await.unwrap();
-    assert_eq!((late.status, late.error_code()), (200, "DEADLINE_EXCEEDED"), "{}", late.body);
+    let late = connection
+        .post("/api/v1/gate", signed(Protocol::V3), &gate)
+        .await
+        .unwrap();
+    assert_eq!(
+        (late.status, late.error_code()),
+        (200, "DEADLINE_EXCEEDED"),
+        "{}",
+        late.body
+    );
     assert!(start.elapsed() >= Duration::from_millis(1500));
 
     // Fill what may wait, until gates are refused at once.
@@ -229,15 +338,29 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
         let mut connection = Connection::new(&gateway.endpoint().unwrap());
         let (key, gate) = (account.key.clone(), gate.clone());
         waiting.push(tokio::spawn(async move {
-            connection.post("/api/v1/gate", Caller::Signed(&key, Protocol::V4), &gate).await.unwrap()
+            connection
+                .post("/api/v1/gate", Caller::Signed(&key, Protocol::V4), &gate)
+                .await
+                .unwrap()
         }));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let refused = connection.post("/api/v1/gate", signed(Protocol::V4), &gate).await.unwrap();
-    assert_eq!((refused.status, refused.error_code()), (503, "OVERLOADED"), "{}", refused.body);
+    let refused = connection
+        .post("/api/v1/gate", signed(Protocol::V4), &gate)
+        .await
+        .unwrap();
+    assert_eq!(
+        (refused.status, refused.error_code()),
+        (503, "OVERLOADED"),
+        "{}",
+        refused.body
+    );
     assert_eq!(refused.text("decision"), "block");
     assert!(refused.headers.contains_key("retry-after"));
-    let refused = connection.post("/api/v1/gate", signed(Protocol::V3), &gate).await.unwrap();
+    let refused = connection
+        .post("/api/v1/gate", signed(Protocol::V3), &gate)
+        .await
+        .unwrap();
     assert_eq!((refused.status, refused.error_code()), (200, "OVERLOADED"));
     for answer in waiting {
         assert_ne!(answer.await.unwrap().text("decision"), "allow");
@@ -249,7 +372,10 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
         let mut connection = Connection::new(&gateway.endpoint().unwrap());
         let key = account.key.clone();
         tokio::spawn(async move {
-            connection.post("/api/v1/track", Caller::Signed(&key, Protocol::V4), &track).await.unwrap()
+            connection
+                .post("/api/v1/track", Caller::Signed(&key, Protocol::V4), &track)
+                .await
+                .unwrap()
         })
     };
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -257,7 +383,10 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
     assert_eq!(report.await.unwrap().status, 200);
     let mut held = json!(null);
     for _ in 0..100 {
-        let status = connection.get(&account.path("/status"), account.operator()).await.unwrap();
+        let status = connection
+            .get(&account.path("/status"), account.operator())
+            .await
+            .unwrap();
         held = status.body["held_nanos"].clone();
         assert_eq!(status.body["spent_nanos"], 47_000);
         if held == 0 {
@@ -266,7 +395,10 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(held, 0, "holds of answers that nobody got are still there");
-    let allowed = connection.post("/api/v1/gate", signed(Protocol::V4), &gate).await.unwrap();
+    let allowed = connection
+        .post("/api/v1/gate", signed(Protocol::V4), &gate)
+        .await
+        .unwrap();
     assert!(allowed.is_allow(), "{}", allowed.body);
 }
 
@@ -279,23 +411,37 @@ async fn a_failing_sync_ends_the_gateway_without_an_acknowledgement() {
     let mut gateway = Gateway::start(settings).unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
     let mut dice = nullrun_loadtest::identity::Dice::from_seed(8);
-    let account = nullrun_loadtest::account::Account::register(&mut connection, &mut dice).await.unwrap();
+    let account = nullrun_loadtest::account::Account::register(&mut connection, &mut dice)
+        .await
+        .unwrap();
     mount.fail_syncs(true).unwrap();
-    let answer = connection.post_signed("/api/v1/gate", &account.key, &json!({})).await;
+    let answer = connection
+        .post_signed("/api/v1/gate", &account.key, &json!({}))
+        .await;
     assert!(!answer.is_ok_and(|answer| answer.is_allow()));
     let deadline = Instant::now() + Duration::from_secs(10);
     let status = loop {
         if let Some(status) = gateway.ended() {
             break status;
         }
-        assert!(Instant::now() < deadline, "the gateway goes on after a failed sync");
+        assert!(
+            Instant::now() < deadline,
+            "the gateway goes on after a failed sync"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(!status.success());
-    assert!(gateway.output().contains("the log failed"), "{}", gateway.output());
+    assert!(
+        gateway.output().contains("the log failed"),
+        "{}",
+        gateway.output()
+    );
     mount.fail_syncs(false).unwrap();
     let gateway = gateway.restart().unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
-    let status = connection.get(&account.path("/status"), account.operator()).await.unwrap();
+    let status = connection
+        .get(&account.path("/status"), account.operator())
+        .await
+        .unwrap();
     assert_eq!(status.status, 200);
 }

@@ -102,6 +102,7 @@ pub struct Clients {
     asks: VecDeque<Ask>,
     tracks: VecDeque<Track>,
     holds: VecDeque<HoldId>,
+    told: VecDeque<HoldId>,
     wishes: Vec<(usize, Wish)>,
     /// Killed workflows and revoked keys: known to be of no use, and tried now and then.
     useless: BTreeSet<u128>,
@@ -146,6 +147,7 @@ impl Clients {
             asks: VecDeque::new(),
             tracks: VecDeque::new(),
             holds: VecDeque::new(),
+            told: VecDeque::new(),
             wishes: Vec::new(),
             useless: BTreeSet::new(),
             serial: 1 << 16,
@@ -158,6 +160,14 @@ impl Clients {
         let rules = ledger.rules_at(ledger.lsn);
         let revoked = rules.keys.iter().filter(|(_, key)| key.revoked);
         self.useless.extend(revoked.map(|(id, _)| id.0));
+        let rules = ledger.rules_at(ledger.lsn);
+        let killed = ledger.books.workflows.iter();
+        let killed = killed.filter(|(_, workflow)| workflow.state == State::Killed);
+        let revoked = rules.keys.iter().filter(|(_, key)| key.revoked);
+        let useless = killed
+            .map(|(id, _)| id.0)
+            .chain(revoked.map(|(id, _)| id.0));
+        self.useless = useless.collect();
         let Self {
             tenants, wishes, ..
         } = self;
@@ -218,6 +228,10 @@ impl Clients {
         if let Some(org) = stranger.map(|tenant| tenant.org) {
             return self.register(org, now);
         }
+        let at = self.tenant(rng);
+        if let Some(wanted) = self.wanting(at).filter(|_| rng.chance(50)) {
+            return self.change(rng, at, wanted);
+        }
         let weights = self.habits.weights;
         match rng.weighted(&weights) {
             0 => self.ask(rng, now),
@@ -228,8 +242,25 @@ impl Clients {
             5 => self.set_state(rng, Transition::Pause),
             6 => self.set_state(rng, Transition::Resume),
             7 => self.set_state(rng, Transition::Kill),
-            _ => self.change(rng),
+            _ => {
+                let changes = self.habits.changes;
+                let what = rng.weighted(&changes);
+                self.change(rng, at, what)
+            }
         }
+    }
+
+    /// The change this tenant cannot go on without: a new workflow or a new key.
+    fn wanting(&self, at: usize) -> Option<usize> {
+        let useless = |id: u128| self.useless.contains(&id);
+        let tenant = &self.tenants[at];
+        let bound = |id: &Option<WorkflowId>| id.is_some_and(|id| useless(id.0));
+        if tenant.workflows.iter().all(|id| useless(id.0)) {
+            return Some(2);
+        }
+        let mut keys = tenant.keys.iter();
+        let none = keys.all(|(key, workflow)| useless(key.0) || bound(workflow));
+        none.then_some(3)
     }
 
     /// Somebody looks at the figures.
@@ -276,12 +307,18 @@ impl Clients {
         chosen
     }
 
+    /// Notes that a call was allowed on this hold.
+    pub fn told(&mut self, hold: HoldId) {
+        remember(&mut self.told, hold);
+    }
+
+    /// A hold: usually one somebody was told of lately, else any that was ever asked for.
     fn hold(&self, rng: &mut Rng) -> HoldId {
-        let recent = self.holds.len().saturating_sub(8);
-        let known = if rng.chance(80) {
-            self.holds.get(recent + rng.below(8) as usize).copied()
-        } else {
-            nth(rng, &self.holds)
+        let recent = self.told.len().saturating_sub(6);
+        let known = match rng.below(10) {
+            0..7 => self.told.get(recent + rng.below(6) as usize).copied(),
+            7 => nth(rng, &self.told),
+            _ => nth(rng, &self.holds),
         };
         known.unwrap_or(HoldId(99))
     }
@@ -489,14 +526,12 @@ impl Clients {
         Some(Nanos(cents * Nanos::PER_CENT + odd))
     }
 
-    fn change(&mut self, rng: &mut Rng) -> (Command, Question) {
+    fn change(&mut self, rng: &mut Rng, at: usize, what: usize) -> (Command, Question) {
         let by = self.fresh();
         let actor = Actor::User(UserId(by));
-        let at = self.tenant(rng);
         let org = self.tenants[at].org;
         let workflow = self.workflow(rng, at);
-        let changes = self.habits.changes;
-        let manage = match rng.weighted(&changes) {
+        let manage = match what {
             0 => Manage::PatchWorkflow {
                 org,
                 actor,

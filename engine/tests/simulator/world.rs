@@ -21,7 +21,7 @@ use engine::{Engine, Settings};
 use persist::disk::{Faults, FaultyDisk};
 use persist::log::Options;
 use persist::record::{ChargeFlags, Record};
-use persist::{Error, LogId, Lsn, Millis, Nanos, reader};
+use persist::{Error, HoldId, LogId, Lsn, Millis, Nanos, reader};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
@@ -308,6 +308,9 @@ impl World {
                 return Ok(());
             };
             self.counts.answers += 1;
+            if let Some(hold) = promised(&reply.outcome) {
+                self.clients.told(hold);
+            }
             for kind in answer_kinds(&reply.outcome) {
                 *self.seen.entry(kind.to_owned()).or_default() += 1;
             }
@@ -757,6 +760,16 @@ fn brief(command: &Command) -> String {
             other => format!("{other:?}"),
         },
         other => format!("{other:?}"),
+    }
+}
+
+fn promised(outcome: &Outcome) -> Option<HoldId> {
+    let Outcome::Decision(decision) = outcome else {
+        return None;
+    };
+    match decision.verdict {
+        Verdict::Allow { hold, .. } => hold,
+        Verdict::Block(_) => None,
     }
 }
 

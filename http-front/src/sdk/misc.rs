@@ -169,36 +169,42 @@ pub async fn approximate_budget(State(app): State<Arc<App>>, request: Request) -
     Ok(json_response(StatusCode::OK, &body))
 }
 
-/// `GET /api/v1/capabilities`: what this gateway speaks; open to all.
+/// What this gateway speaks and has, in the clients' words.
+fn spoken() -> serde_json::Map<String, serde_json::Value> {
+    let spoken = json!({
+        "min_protocol_version": 2,
+        "max_protocol_version": 4,
+        "protocol_version": 4,
+        "server_version": env!("CARGO_PKG_VERSION"),
+        "built_at": null,
+        "sdk_min_version": "0.4.0",
+        "lua_script_version": "n/a",
+        "endpoints": {},
+        "capabilities": {
+            "server_minted_execution_id": true,
+            "per_execution_reservations": true,
+            "enforcement_modes_soft": false,
+            "heartbeat_time_based": true,
+            "heartbeat_interval_seconds": 30,
+            "heartbeat_skew_tolerance_seconds": 5,
+            "chain_idle_ttl_seconds": 300,
+            "decision_log": true,
+            "outbox_async_drain": false,
+            "idempotency_keys": true,
+            "execution_graph": false,
+            "wire_evidence_echo": true,
+            "rate_limit_fail_scope": { "aggregate": "closed", "per_key": "closed" },
+        },
+    });
+    match spoken {
+        serde_json::Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    }
+}
+
+/// `GET /api/v1/capabilities`; open to all.
 pub async fn capabilities() -> Response {
-    json_response(
-        StatusCode::OK,
-        &json!({
-            "min_protocol_version": 2,
-            "max_protocol_version": 4,
-            "protocol_version": 4,
-            "server_version": env!("CARGO_PKG_VERSION"),
-            "built_at": null,
-            "sdk_min_version": "0.4.0",
-            "lua_script_version": "n/a",
-            "endpoints": {},
-            "capabilities": {
-                "server_minted_execution_id": true,
-                "per_execution_reservations": true,
-                "enforcement_modes_soft": false,
-                "heartbeat_time_based": true,
-                "heartbeat_interval_seconds": 30,
-                "heartbeat_skew_tolerance_seconds": 5,
-                "chain_idle_ttl_seconds": 300,
-                "decision_log": true,
-                "outbox_async_drain": false,
-                "idempotency_keys": true,
-                "execution_graph": false,
-                "wire_evidence_echo": true,
-                "rate_limit_fail_scope": { "aggregate": "closed", "per_key": "closed" },
-            },
-        }),
-    )
+    json_response(StatusCode::OK, &spoken())
 }
 
 /// `POST /api/v1/policies`: the oldest clients ask for policies before they sign in. They go on
@@ -214,17 +220,16 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         .remembered_since
         .load(std::sync::atomic::Ordering::Relaxed);
     let since = (since > 0).then(|| clock::rfc3339(persist::Millis(since)));
-    json_response(
-        StatusCode::OK,
-        &json!({
-            "status": status,
-            "version": env!("CARGO_PKG_VERSION"),
-            "min_protocol_version": 2,
-            "max_protocol_version": 4,
-            // Events are counted once within this window; without `since`, for ever so far.
-            "event_dedup": { "complete": since.is_none(), "since": since },
-        }),
-    )
+    // Clients of 0.13 and 0.14 look for the capabilities here.
+    let mut body = spoken();
+    body.insert("status".to_owned(), json!(status));
+    body.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    // Events are counted once within this window; without `since`, for ever so far.
+    body.insert(
+        "event_dedup".to_owned(),
+        json!({ "complete": since.is_none(), "since": since }),
+    );
+    json_response(StatusCode::OK, &body)
 }
 
 /// `GET /health/ready`: the log answers. 503 while it does not, or while the gateway stops.

@@ -1,12 +1,16 @@
 //! What the integration tests share: the scale, the binary, and a gateway with an account on it.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    missing_debug_implementations,
+    reason = "each test binary uses a part of it"
+)]
 
+use nullrun_loadtest::Target;
 use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::Connection;
 use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::identity::Dice;
-use nullrun_loadtest::Target;
 use tempfile::TempDir;
 
 /// The gateway under test.
@@ -56,12 +60,19 @@ impl Stage {
         );
         let gateway = Gateway::start(settings).unwrap();
         let connection = Connection::new(&gateway.endpoint().unwrap());
-        Self { gateway, connection, dice: Dice::from_seed(1), _data: data }
+        Self {
+            gateway,
+            connection,
+            dice: Dice::from_seed(1),
+            _data: data,
+        }
     }
 
     /// Registers an account.
     pub async fn account(&mut self) -> Account {
-        Account::register(&mut self.connection, &mut self.dice).await.unwrap()
+        Account::register(&mut self.connection, &mut self.dice)
+            .await
+            .unwrap()
     }
 
     /// A further connection.
