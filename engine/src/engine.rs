@@ -146,7 +146,7 @@ impl Engine {
     /// for money that an expired hold still binds.
     pub fn expire(&mut self, batch: &mut Batch) -> persist::Result<()> {
         for record in self.mutations.due(self.now, batch)? {
-            self.fold(&record.as_record());
+            self.fold(&record);
         }
         loop {
             let due = self.shard.holds.due(self.now, EXPIRE_AT_ONCE);

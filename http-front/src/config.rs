@@ -155,6 +155,7 @@ impl Config {
     }
 
     /// Is this test fault on?
+    #[cfg(debug_assertions)]
     #[must_use]
     pub fn has_fault(&self, name: &str) -> bool {
         self.test_fault

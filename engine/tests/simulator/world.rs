@@ -631,6 +631,16 @@ impl World {
         let Some(live) = &self.live else {
             return Ok(());
         };
+        // Whoever signs in reads this directory without asking.
+        let published = live.pump.published().load().lsn;
+        let durable = published <= self.ledger.lsn && published >= self.promises.rules;
+        ensure(durable, AcknowledgedStays, || {
+            let (promised, lsn) = (self.promises.rules, self.ledger.lsn);
+            format!(
+                "the published directory is that of {published}; {promised} was acknowledged, \
+                 {lsn} is durable"
+            )
+        })?;
         let engine = live.pump.engine();
         if live.pump.appended() != self.ledger.lsn {
             return Ok(());

@@ -9,6 +9,12 @@ use crate::error::{Error, Result};
 use crate::identity::Dice;
 use crate::record::{Revocation, WorkflowRecord};
 
+/// Bounds on what accumulates over the rounds: far below the gateway's own limits, and small enough that the status
+/// page of late rounds costs about what it costs in early ones.
+const MOST_WORKFLOWS: usize = 400;
+const MOST_LIVE_KEYS: usize = 200;
+const MOST_POLICIES: usize = 100;
+
 pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dice) {
     loop {
         let done = match dice.between(1, 100) {
@@ -95,6 +101,9 @@ async fn create_workflow(
     stage: &Stage,
     dice: &mut Dice,
 ) -> Result<()> {
+    if stage.record.lock().workflows.len() >= MOST_WORKFLOWS {
+        return Ok(());
+    }
     let cents = if dice.chance(50) {
         i64::try_from(dice.between(0, 1_000)).ok()
     } else {
@@ -128,6 +137,9 @@ async fn kill_one(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -
 }
 
 async fn mint_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    if live_keys(stage).len() >= MOST_LIVE_KEYS {
+        return Ok(());
+    }
     let Some(place) = stage.any_place(dice, |kind| kind == Kind::Open) else {
         return Ok(());
     };
@@ -140,14 +152,7 @@ async fn mint_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -
 }
 
 async fn revoke_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let live: Vec<String> = {
-        let record = stage.record.lock();
-        let keys = record
-            .keys
-            .iter()
-            .filter(|(_, key)| key.revocation == Revocation::None);
-        keys.map(|(id, _)| id.clone()).collect()
-    };
+    let live = live_keys(stage);
     let Some(id) = live.get(dice.index(live.len())) else {
         return Ok(());
     };
@@ -166,8 +171,31 @@ async fn revoke_key(connection: &mut Connection, stage: &Stage, dice: &mut Dice)
     Ok(())
 }
 
+/// Keys whose revocation nobody asked for.
+fn live_keys(stage: &Stage) -> Vec<String> {
+    let record = stage.record.lock();
+    let keys = record
+        .keys
+        .iter()
+        .filter(|(_, key)| key.revocation == Revocation::None);
+    keys.map(|(id, _)| id.clone()).collect()
+}
+
+/// Policies whose removal nobody asked for.
+fn policies_there(stage: &Stage) -> Vec<String> {
+    let record = stage.record.lock();
+    let policies = record
+        .policies
+        .iter()
+        .filter(|(_, policy)| policy.removal == Revocation::None);
+    policies.map(|(id, _)| id.clone()).collect()
+}
+
 /// A tool rule of a workflow that has no callers, so that it changes nothing else.
 async fn create_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    if policies_there(stage).len() >= MOST_POLICIES {
+        return Ok(());
+    }
     let quiet = {
         let record = stage.record.lock();
         let made = record
@@ -196,14 +224,7 @@ async fn create_policy(connection: &mut Connection, stage: &Stage, dice: &mut Di
 }
 
 async fn remove_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
-    let there: Vec<String> = {
-        let record = stage.record.lock();
-        let policies = record
-            .policies
-            .iter()
-            .filter(|(_, policy)| policy.removal == Revocation::None);
-        policies.map(|(id, _)| id.clone()).collect()
-    };
+    let there = policies_there(stage);
     let Some(id) = there.get(dice.index(there.len())) else {
         return Ok(());
     };
