@@ -203,6 +203,15 @@ pub fn parse(bytes: &[u8], place: Place) -> Result<(Header, &[u8]), NotAFrame> {
     Ok((header, payload))
 }
 
+/// The first LSN in the header at the start of `bytes`, if that header is whole.
+#[must_use]
+pub fn header_lsn(bytes: &[u8], place: Place) -> Option<Lsn> {
+    let header = bytes.get(..HEADER_LEN)?;
+    let whole = u32_at(header, 0) == MAGIC
+        && crc(place.seed(), header.get(..24).unwrap_or_default()) == u32_at(header, 24);
+    whole.then(|| Lsn(u64_at(header, 8)))
+}
+
 /// Takes the next record off a payload.
 pub fn next_record<'a>(payload: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, rest) = payload.split_first_chunk::<4>()?;

@@ -75,8 +75,16 @@ impl Writer {
             replayed += 1;
             visit(lsn, bytes)
         })?;
+        let ends_at = tail.map_or(Lsn(1), |tail| tail.next_lsn);
+        if ends_at <= from {
+            return Err(Error::Damaged {
+                file: disk.path_of(&segment::name(tail.map_or(1, |tail| tail.segment))),
+                offset: tail.map_or(0, |tail| tail.offset),
+                what: format!("the log ends before LSN {ends_at}, and a snapshot holds {from}"),
+            });
+        }
         let Some(tail) = tail else {
-            return Self::create(disk, options, new_log, from);
+            return Self::create(disk, options, new_log);
         };
         let name = segment::name(tail.segment);
         let path = disk.path_of(&name);
@@ -108,12 +116,7 @@ impl Writer {
         Ok((writer, recovery))
     }
 
-    fn create(
-        disk: Arc<dyn Disk>,
-        options: Options,
-        log: LogId,
-        from: Lsn,
-    ) -> Result<(Self, Recovery)> {
+    fn create(disk: Arc<dyn Disk>, options: Options, log: LogId) -> Result<(Self, Recovery)> {
         let number = 1;
         let (file, zeroed_to) =
             segment::bake(disk.as_ref(), log, number, PIECE.min(options.segment_bytes))?;
@@ -127,14 +130,14 @@ impl Writer {
             file,
             offset: FIRST_FRAME,
             zeroed_to,
-            next_lsn: from.next(),
+            next_lsn: Lsn(1),
             prev_crc: 0,
         };
         Ok((
             writer,
             Recovery {
                 log,
-                last_lsn: from,
+                last_lsn: Lsn::ZERO,
                 replayed: 0,
                 cut_bytes: 0,
             },

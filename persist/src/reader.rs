@@ -49,11 +49,11 @@ pub fn read(
             });
         }
     }
-    let start = first_needed(disk, &numbers, from)?;
+    let (start, next_lsn) = first_needed(disk, &numbers, from)?;
     let mut scan = Scan {
         from,
         until,
-        next_lsn: None,
+        next_lsn,
         tail: None,
         log: None,
     };
@@ -78,8 +78,9 @@ pub fn read(
     Ok(scan.tail)
 }
 
-/// Index of the first segment that holds a record after `from`.
-fn first_needed(disk: &dyn Disk, numbers: &[u64], from: Lsn) -> Result<usize> {
+/// Index of the first segment that holds a record after `from`, and the LSN it begins with, where
+/// that is known for certain.
+fn first_needed(disk: &dyn Disk, numbers: &[u64], from: Lsn) -> Result<(usize, Option<Lsn>)> {
     // A segment can be skipped when the one behind it begins at or before `from + 1`.
     for (index, number) in numbers.iter().enumerate().rev() {
         let name = segment::name(*number);
@@ -90,15 +91,19 @@ fn first_needed(disk: &dyn Disk, numbers: &[u64], from: Lsn) -> Result<usize> {
             .read_at(0, &mut head)
             .map_err(|e| Error::io("read", &path, e))?;
         head.truncate(read);
-        // Only a hint: `read` checks the frame itself.
-        let blank = head
-            .get(FIRST_FRAME as usize..)
-            .is_none_or(|h| h.iter().all(|b| *b == 0));
-        if !blank && frame::u64_at(&head, FIRST_FRAME as usize + 8) <= from.0 + 1 {
-            return Ok(index);
+        // A broken header says nothing: were it believed, a torn frame at the beginning of the last
+        // segment could hide every segment before it.
+        let place = Place {
+            log: LogId(frame::u128_at(&head, 16)),
+            segment: *number,
+            offset: FIRST_FRAME,
+        };
+        let header = head.get(FIRST_FRAME as usize..).unwrap_or_default();
+        if let Some(first) = frame::header_lsn(header, place).filter(|lsn| *lsn <= from.next()) {
+            return Ok((index, Some(first)));
         }
     }
-    Ok(0)
+    Ok((0, (numbers.first() == Some(&1)).then_some(Lsn(1))))
 }
 
 struct Scan {
