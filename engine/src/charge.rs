@@ -28,7 +28,7 @@ pub fn book<'a>(context: &Context<'_>, track: &Track, event: &'a Reported) -> Bo
         .prices
         .quote(event.model.as_deref(), event.provider.as_deref());
     let cost = quote.cost(&event.tokens);
-    let provisional = quote.provisional && cost > Nanos::ZERO;
+    let provisional = quote.guesses(&event.tokens) && cost > Nanos::ZERO;
     if event
         .event_key
         .is_some_and(|key| context.shard.dedup.contains(key))

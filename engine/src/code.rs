@@ -95,6 +95,10 @@ codes! {
     HmacMismatch = "HMAC_MISMATCH", Denied, 403;
     /// The signature is too old or too new.
     HmacTimestampSkew = "HMAC_TIMESTAMP_SKEW", Denied, 403;
+    /// The signature was used on another path.
+    SignatureReused = "SIGNATURE_REUSED", Denied, 403;
+    /// The gateway itself is at fault.
+    InternalError = "INTERNAL_ERROR", Infra, 503;
     /// Too many requests wait.
     Overloaded = "OVERLOADED", Infra, 503;
     /// No durable answer in time.

@@ -6,6 +6,7 @@ use crate::code::Code;
 use crate::command::{Ask, Block, Decision, Protocol, Verdict};
 use crate::directory::{Directory, OrgEntry};
 use crate::hold::Seen;
+use crate::limits;
 use crate::meter::{Meters, Subject};
 use crate::money::Dollars;
 use crate::period::Period;
@@ -14,6 +15,7 @@ use crate::rules::{Compiled, Described, SCOPES};
 use crate::shard::{Shard, WorkflowLive};
 use persist::record::{Arithmetic, Endpoint, Scope, State};
 use persist::{Millis, Nanos};
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
 /// What a decision reads.
@@ -164,7 +166,7 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decisio
     if !check && let Some(refusal) = rate_refusal(context, meters, org, ask, &call) {
         return block(refusal);
     }
-    match reserve(context, workflow, &caps, size) {
+    match reserve(context, workflow, ask, &caps, size) {
         Err(refusal) => block(refusal),
         Ok(_) if check => decided(allow(None, false), remaining, Effect::Nothing),
         Ok(amount) => {
@@ -253,19 +255,24 @@ fn rate_refusal(
     ask: &Ask,
     call: &Described<'_>,
 ) -> Option<Block> {
-    let mut subjects = [None; 3];
-    for (scope, place) in SCOPES.into_iter().zip(&mut subjects) {
-        let Some((limit, policy)) = org.rules.rate(org.composition, scope, call) else {
-            continue;
-        };
-        let subject = subject(scope, ask);
+    let rates = SCOPES.map(|scope| Some((scope, org.rules.rate(org.composition, scope, call)?)));
+    if rates.iter().all(Option::is_none) {
+        return None;
+    }
+    // What was counted is not counted again, nor refused for itself.
+    let identity = call_identity(ask);
+    if identity.is_some_and(|call| meters.was_counted(context.now, call)) {
+        return None;
+    }
+    for (scope, (limit, policy)) in rates.iter().flatten() {
+        let subject = subject(*scope, ask);
         let used = meters.calls(context.now, subject);
-        if used >= limit {
+        if used >= *limit {
             let retry_after_ms = meters.opens_in(context.now, subject);
             let why = format!(
                 "rate limit of the {}: {used} of {limit} calls in the last minute (policy \"{}\"); \
                  there is room again in {} s",
-                noun(scope),
+                noun(*scope),
                 policy.name,
                 retry_after_ms.div_ceil(1000)
             );
@@ -276,17 +283,23 @@ fn rate_refusal(
                 ..Block::new(Code::RateLimitExceeded, &why)
             });
         }
-        *place = Some(subject);
     }
-    if subjects.iter().any(Option::is_some) {
-        let first = ask
-            .operation
-            .is_none_or(|op| meters.first_sight(context.now, op.key));
-        for subject in subjects.into_iter().flatten().filter(|_| first) {
-            meters.count_call(context.now, subject);
-        }
+    if let Some(call) = identity {
+        meters.note_counted(call);
+    }
+    for (scope, _) in rates.into_iter().flatten() {
+        meters.count_call(context.now, subject(scope, ask));
     }
     None
+}
+
+/// What the gate and the execute of one call have in common.
+fn call_identity(ask: &Ask) -> Option<u128> {
+    let hash = Sha256::new()
+        .chain_update(ask.workflow.0.to_le_bytes())
+        .chain_update(ask.operation_id.as_deref()?)
+        .finalize();
+    hash.first_chunk().map(|bytes| u128::from_le_bytes(*bytes))
 }
 
 fn subject(scope: Scope, ask: &Ask) -> Subject {
@@ -375,6 +388,7 @@ fn caps(
 fn reserve(
     context: &Context<'_>,
     workflow: &WorkflowLive,
+    ask: &Ask,
     caps: &[Cap],
     size: Size,
 ) -> Result<Nanos, Block> {
@@ -401,6 +415,7 @@ fn reserve(
             ..Block::new(Code::BudgetHardBlocked, &why)
         });
     }
+    sum_refusal(context, workflow, ask, hold)?;
     for cap in caps {
         // A cap that is used up lets nothing through, not even a call declared to be free.
         let exhausted = cap.remaining() <= Nanos::ZERO;
@@ -409,6 +424,39 @@ fn reserve(
         }
     }
     Ok(hold)
+}
+
+/// Without any cap there still is an end: sums of holds must stay exact.
+fn sum_refusal(
+    context: &Context<'_>,
+    workflow: &WorkflowLive,
+    ask: &Ask,
+    hold: Nanos,
+) -> Result<(), Block> {
+    let held = [
+        Some(&workflow.account),
+        context.shard.keys.get(&ask.key),
+        context.shard.orgs.get(&ask.org),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|account| account.held())
+    .max()
+    .unwrap_or_default();
+    if hold <= limits::HOLD && held + hold <= limits::HELD {
+        return Ok(());
+    }
+    let why = format!(
+        "budget of one call: {} is more than one call may hold ({}), or more than fits beside the {} \
+         held already; declare fewer tokens",
+        Dollars(hold),
+        Dollars(limits::HOLD),
+        Dollars(held)
+    );
+    Err(Block {
+        reason: "hold_too_large",
+        ..Block::new(Code::BudgetHardBlocked, &why)
+    })
 }
 
 fn budget_refusal(context: &Context<'_>, cap: &Cap, asked: Nanos) -> Block {

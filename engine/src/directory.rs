@@ -5,7 +5,7 @@
 //! concern a whole org or key are facts here, never messages to every workflow.
 
 use crate::rules::{Compiled, Rules};
-use imbl::{HashMap, Vector};
+use imbl::{HashMap, OrdSet, Vector};
 use persist::record::{
     Change, Composition, DirectoryRecord, Key, Member, Org, Role, Scopes, Session, User, Workflow,
 };
@@ -130,6 +130,8 @@ pub struct Directory {
     keys: HashMap<KeyId, Arc<KeyEntry>>,
     keys_by_hash: HashMap<[u8; 32], KeyId>,
     sessions: HashMap<[u8; 32], Arc<SessionEntry>>,
+    /// The same sessions by when they end.
+    sessions_by_end: OrdSet<(Millis, [u8; 32])>,
 }
 
 impl Directory {
@@ -307,16 +309,16 @@ impl Directory {
     }
 
     fn add_session(&mut self, at: Millis, session: &Session) {
-        // Sessions that ended are dropped a few at a time, whenever one is opened.
-        let ended: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, other)| other.expires_at <= at)
-            .map(|(hash, _)| *hash)
-            .collect();
-        for hash in ended {
+        // Sessions that ended are dropped whenever one is opened.
+        while let Some((ends, hash)) = self.sessions_by_end.get_min().copied() {
+            if ends > at {
+                break;
+            }
+            self.sessions_by_end.remove(&(ends, hash));
             self.sessions.remove(&hash);
         }
+        self.sessions_by_end
+            .insert((session.expires_at, session.token_hash));
         let entry = SessionEntry {
             user: session.user,
             expires_at: session.expires_at,

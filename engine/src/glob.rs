@@ -64,6 +64,12 @@ impl Glob {
         &self.text
     }
 
+    /// How many patterns it is: alternatives counted singly.
+    #[must_use]
+    pub const fn alternatives(&self) -> usize {
+        self.alternatives.len()
+    }
+
     /// Does a name, given in lower case, match?
     #[must_use]
     pub fn matches(&self, lower: &str) -> bool {

@@ -429,7 +429,7 @@ pub fn decide<T>(
                     ),
                 });
             }
-            check_draft(directory, *org, draft)?;
+            check_draft(directory, *org, *id, draft)?;
             Ok(then(record(
                 *actor,
                 vec![Change::PolicyAdded(policy_record(
@@ -456,7 +456,7 @@ pub fn decide<T>(
                 });
             }
             let draft = patched_policy(before, patch);
-            check_draft(directory, *org, &draft)?;
+            check_draft(directory, *org, *id, &draft)?;
             let after = policy_record(
                 *org,
                 *id,
@@ -653,8 +653,14 @@ fn key_record(org: OrgId, key: &NewKey, now: Millis) -> Key<'_> {
     }
 }
 
-fn check_draft(directory: &Directory, org: OrgId, draft: &PolicyDraft) -> Result<(), Refusal> {
+fn check_draft(
+    directory: &Directory,
+    org: OrgId,
+    id: PolicyId,
+    draft: &PolicyDraft,
+) -> Result<(), Refusal> {
     bounded("name", &draft.name, limits::POLICY_NAME_BYTES)?;
+    check_patterns(directory, org, id, &draft.terms)?;
     match (draft.scope, draft.scope_id) {
         (Scope::Org, None) => {}
         (Scope::Org, Some(_)) => {
@@ -715,6 +721,42 @@ fn check_draft(directory: &Directory, org: OrgId, draft: &PolicyDraft) -> Result
         ),
         PolicyType::ToolBlock | PolicyType::BudgetLimit => Ok(()),
     }
+}
+
+fn check_patterns(
+    directory: &Directory,
+    org: OrgId,
+    id: PolicyId,
+    terms: &Terms,
+) -> Result<(), Refusal> {
+    let texts = || terms.tools.iter().chain(&terms.models);
+    let patterns: usize = texts().map(|text| text.split('|').count()).sum();
+    let bytes: usize = texts().map(String::len).sum();
+    let too_many = |what: String| Refusal::Invalid {
+        code: "invalid_pattern_list",
+        field: "config",
+        message: what,
+    };
+    if patterns > limits::PATTERNS || bytes > limits::POLICY_PATTERN_BYTES {
+        return Err(too_many(format!(
+            "the patterns of a policy may be {} in number, alternatives counted singly, and {} bytes \
+             in all; these are {patterns} with {bytes} bytes",
+            limits::PATTERNS,
+            limits::POLICY_PATTERN_BYTES
+        )));
+    }
+    let others = directory.org(org).map_or(0, |org| {
+        let all = org.rules.all().iter().filter(|policy| policy.id != id);
+        let globs = all.flat_map(|policy| policy.tools.iter().chain(&policy.models));
+        globs.map(crate::glob::Glob::alternatives).sum()
+    });
+    if others + patterns > limits::ORG_PATTERNS {
+        return Err(too_many(format!(
+            "all policies of an organization may have {} patterns; there are {others} already",
+            limits::ORG_PATTERNS
+        )));
+    }
+    Ok(())
 }
 
 fn patched_policy(before: &Compiled, patch: &PolicyPatch) -> PolicyDraft {

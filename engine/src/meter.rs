@@ -137,9 +137,9 @@ impl Meters {
             .add(now);
     }
 
-    /// Is this the first time in a minute or two that the operation is counted? An operation
-    /// counts once however often it is asked about (`docs/semantics.md`, "Rates").
-    pub fn first_sight(&mut self, now: Millis, operation: u128) -> bool {
+    /// Was this call counted in the last minute or two? A call counts once, however often it is
+    /// asked about (`docs/semantics.md`, "Rates").
+    pub fn was_counted(&mut self, now: Millis, call: u128) -> bool {
         let age = now.since(self.counted_since) / (WINDOW_SECS * 1000);
         if age > 0 {
             self.counted.swap(0, 1);
@@ -149,11 +149,12 @@ impl Meters {
             }
             self.counted_since = now;
         }
-        if self.counted.iter().any(|set| set.contains(&operation)) {
-            return false;
-        }
-        self.counted[0].insert(operation);
-        true
+        self.counted.iter().any(|set| set.contains(&call))
+    }
+
+    /// Remembers a call that was counted.
+    pub fn note_counted(&mut self, call: u128) {
+        self.counted[0].insert(call);
     }
 
     /// Notes spending.
@@ -211,10 +212,12 @@ mod tests {
     fn an_operation_is_counted_once() {
         let mut meters = Meters::default();
         let start = Millis(1_000_000);
-        assert!(meters.first_sight(start, 7));
-        assert!(!meters.first_sight(start.plus(59_000), 7));
-        assert!(meters.first_sight(start.plus(59_000), 8));
-        assert!(meters.first_sight(start.plus(200_000), 7));
+        assert!(!meters.was_counted(start, 7));
+        meters.note_counted(7);
+        assert!(meters.was_counted(start.plus(59_000), 7));
+        assert!(!meters.was_counted(start.plus(59_000), 8));
+        assert!(meters.was_counted(start.plus(60_000), 7));
+        assert!(!meters.was_counted(start.plus(200_000), 7));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Quote {
     pub cache: CacheCounting,
     /// True when the model is unknown and the provisional price stands in.
     pub provisional: bool,
+    /// Stands in for a kind of token that the model is not sold by (an embedding model's output).
+    unsold: Price,
 }
 
 /// All known prices.
@@ -126,11 +128,13 @@ impl PriceTable {
                     counting(provider, "")
                 },
                 provisional: false,
+                unsold: self.provisional,
             },
             None => Quote {
                 price: self.provisional,
                 cache: counting(provider, model.unwrap_or("")),
                 provisional: true,
+                unsold: self.provisional,
             },
         }
     }
@@ -198,6 +202,26 @@ impl Quote {
     /// A total without its parts counts as input.
     #[must_use]
     pub fn cost(&self, tokens: &Tokens) -> Nanos {
+        let sum = self
+            .parts(tokens)
+            .iter()
+            .map(|(n, price, unsold)| {
+                let price = if *price == 0 { unsold } else { price };
+                u128::from(*n) * u128::from(*price)
+            })
+            .sum();
+        round(sum)
+    }
+
+    /// Is the cost of these tokens a guess?
+    #[must_use]
+    pub fn guesses(&self, tokens: &Tokens) -> bool {
+        let unsold = |(n, price, _): &(u64, u64, u64)| *n > 0 && *price == 0;
+        self.provisional || self.parts(tokens).iter().any(unsold)
+    }
+
+    /// Tokens of each kind, the price of that kind, and what stands in for a price of zero.
+    fn parts(&self, tokens: &Tokens) -> [(u64, u64, u64); 5] {
         let unsplit = tokens.input == 0 && tokens.output == 0;
         let input = if unsplit { tokens.total } else { tokens.input };
         let cached = tokens.cache_read.saturating_add(tokens.cache_write);
@@ -206,18 +230,14 @@ impl Quote {
             CacheCounting::BesideInput => input,
         };
         let reasoning = tokens.reasoning.min(tokens.output);
-        let parts = [
-            (plain_input, self.price.input),
-            (tokens.cache_read, self.price.cache_read),
-            (tokens.cache_write, self.price.cache_write),
-            (tokens.output - reasoning, self.price.output),
-            (reasoning, self.price.reasoning),
-        ];
-        let sum: u128 = parts
-            .iter()
-            .map(|(n, price)| u128::from(*n) * u128::from(*price))
-            .sum();
-        round(sum)
+        let (price, unsold) = (&self.price, &self.unsold);
+        [
+            (plain_input, price.input, unsold.input),
+            (tokens.cache_read, price.cache_read, unsold.cache_read),
+            (tokens.cache_write, price.cache_write, unsold.cache_write),
+            (tokens.output - reasoning, price.output, unsold.output),
+            (reasoning, price.reasoning, unsold.reasoning),
+        ]
     }
 
     /// What a call may cost that declares its prompt and the most it will complete.
@@ -304,18 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_a_kind_a_model_is_not_sold_by_are_never_free() {
+        let quote = table().quote(Some("text-embedding-3-small"), None);
+        assert!(!quote.guesses(&tokens(1_000, 0)));
+        assert!(quote.guesses(&tokens(1_000, 1_000)));
+        assert!(quote.cost(&tokens(0, 100_000)) > Nanos::ZERO);
+    }
+
+    #[test]
     fn a_cost_is_rounded_once_half_up() {
-        let price = Price {
-            input: 1,
-            output: 0,
-            cache_read: 0,
-            cache_write: 0,
-            reasoning: 0,
-        };
+        let one = Price { input: 1, output: 1, cache_read: 1, cache_write: 1, reasoning: 1 };
         let quote = Quote {
-            price,
+            price: one,
             cache: CacheCounting::InsideInput,
             provisional: false,
+            unsold: one,
         };
         assert_eq!(quote.cost(&tokens(499_999, 0)), Nanos(0));
         assert_eq!(quote.cost(&tokens(500_000, 0)), Nanos(1));

@@ -36,7 +36,10 @@ pub trait Respond {
 
 #[derive(Debug)]
 struct Parked<R> {
+    /// Everything of the turn, so that a directory is published before its change is answered.
     lsn: Lsn,
+    /// What the answer has seen.
+    as_of: Lsn,
     outcome: Outcome,
     respond: R,
 }
@@ -51,7 +54,7 @@ pub struct Pump<R> {
     parked: VecDeque<Parked<R>>,
     withdrawn: Vec<HoldId>,
     batch: Batch,
-    turn: Vec<(Outcome, R)>,
+    turn: Vec<(u32, Outcome, R)>,
     appended: Lsn,
     remembered_since: Arc<AtomicU64>,
 }
@@ -143,9 +146,10 @@ impl<R: Respond> Pump<R> {
                         as_of: self.appended,
                     });
                 }
-                When::Durable => self.turn.push((outcome, respond)),
+                When::Durable => self.turn.push((self.batch.count(), outcome, respond)),
             }
         }
+        let before = self.appended;
         if !self.batch.is_empty() {
             let first = log.append(&self.batch)?;
             self.appended = Lsn(first.0 + u64::from(self.batch.count()) - 1);
@@ -160,12 +164,12 @@ impl<R: Respond> Pump<R> {
         self.remembered_since
             .store(since.map_or(0, |at| at.0), Ordering::Relaxed);
         let lsn = self.appended;
-        self.parked
-            .extend(self.turn.drain(..).map(|(outcome, respond)| Parked {
-                lsn,
-                outcome,
-                respond,
-            }));
+        let first = Lsn(lsn.0 - u64::from(self.batch.count()));
+        for (records, outcome, respond) in self.turn.drain(..) {
+            // What was appended between two turns is somebody else's.
+            let as_of = if records == 0 { before } else { first.plus(u64::from(records)) };
+            self.parked.push_back(Parked { lsn, as_of, outcome, respond });
+        }
         Ok(())
     }
 
@@ -183,7 +187,7 @@ impl<R: Respond> Pump<R> {
             let promised = promised_hold(&parked.outcome);
             let reply = Reply {
                 outcome: parked.outcome,
-                as_of: parked.lsn,
+                as_of: parked.as_of,
             };
             if !parked.respond.respond(reply)
                 && let Some(hold) = promised

@@ -45,6 +45,8 @@ pub struct Recovered {
     pub recovery: Recovery,
     /// The LSN of the snapshot it began with.
     pub snapshot: Lsn,
+    /// Bytes of records folded behind it.
+    pub replayed_bytes: u64,
     /// Snapshot files that are damaged and were passed over.
     pub damaged_snapshots: Vec<String>,
 }
@@ -77,12 +79,16 @@ impl Rebuild {
     /// Rebuilds the state and opens the log (making one named `new_log` if there is none).
     pub fn open(&self, options: Options, new_log: LogId) -> Result<Recovered, Error> {
         let (mut engine, from, log, damaged_snapshots) = self.newest_snapshot()?;
+        let mut replayed_bytes = 0;
         let (writer, recovery) = Writer::open(
             Arc::clone(&self.wal),
             options,
             log.unwrap_or(new_log),
             from,
-            &mut |lsn, bytes| fold(&mut engine, lsn, bytes),
+            &mut |lsn, bytes| {
+                replayed_bytes += bytes.len() as u64;
+                fold(&mut engine, lsn, bytes)
+            },
         )?;
         if log.is_some_and(|log| log != recovery.log) {
             return Err(Error::Persist(persist::Error::Damaged {
@@ -96,6 +102,7 @@ impl Rebuild {
             writer,
             recovery,
             snapshot: from,
+            replayed_bytes,
             damaged_snapshots,
         })
     }

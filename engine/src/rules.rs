@@ -317,9 +317,9 @@ impl Rules {
             .asked(question, scope, call)
             .iter()
             .filter(|policy| policy.matches_call(call));
-        // An allow ends the question without a limit.
+        // An allow or a flag ends the question without a limit.
         let limit = |policy: &'_ Arc<Compiled>| {
-            let limits = policy.action != PolicyAction::Allow;
+            let limits = policy.action > PolicyAction::Flag;
             limits.then(|| value(policy)).flatten()
         };
         match composition {

@@ -18,10 +18,10 @@ use crate::client::Connection;
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Settings};
 use crate::identity::Dice;
-use crate::limits::raise_open_files;
 use crate::record::{CheckOptions, CheckReport, Counts, ledger_check};
 use crate::report::Violations;
 use crate::shim::{Mount, Shim};
+use crate::system::raise_open_files;
 use crate::target::block_on;
 use stage::Stage;
 

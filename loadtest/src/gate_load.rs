@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::client::{Connection, Endpoint};
 use crate::error::Result;
 use crate::identity::Dice;
-use crate::limits::raise_open_files;
+use crate::system::raise_open_files;
 use crate::target::block_on;
 
 pub use drive::{Drive, FLOOR, GATE};

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::Endpoint;
 use crate::error::{Error, Result};
-use crate::limits::send_sigterm;
 use crate::shim::Mount;
+use crate::system::send_sigterm;
 
 /// How long a gateway may take from its start to `listening on`. Recovery of a crashed log is inside it.
 const UP_WITHIN: Duration = Duration::from_secs(60);

@@ -18,10 +18,10 @@ pub mod gateway;
 pub mod identity;
 pub mod kill_fence;
 pub mod ledger;
-mod limits;
 pub mod record;
 pub mod report;
 pub mod shim;
+mod system;
 mod target;
 pub mod wire;
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::client::{Connection, Endpoint, InFlight};
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Settings};
-use crate::limits::raise_open_files;
+use crate::system::raise_open_files;
 
 /// The gateway a scenario runs against.
 #[derive(Debug, Clone)]

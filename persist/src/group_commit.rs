@@ -233,22 +233,24 @@ impl Log {
 
     /// Writes and syncs what is pending, then ends the thread.
     pub fn close(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        self.shared.state().closing = true;
-        self.shared.wake.notify_one();
+        self.tell_the_thread();
         if let Some(thread) = self.thread.take() {
             // A panic of the writer has ended the process through its hook already.
             let _ended = thread.join();
         }
     }
+
+    fn tell_the_thread(&self) {
+        self.shared.state().closing = true;
+        self.shared.wake.notify_one();
+    }
 }
 
 impl Drop for Log {
+    /// The thread ends by itself after what is pending, unless the disk hangs: whoever gives up on
+    /// the disk must not hang with it. [`Log::close`] waits.
     fn drop(&mut self) {
-        self.end();
+        self.tell_the_thread();
     }
 }
 

@@ -187,10 +187,7 @@ impl Scan {
             .iter()
             .rposition(|b| *b != 0)
             .map_or(0, |last| last as u64 + 1);
-        if frames == 0 && self.tail.is_some() && torn_bytes == 0 {
-            // A segment that was prepared and not used: the tail stays where it is.
-            return Ok(last);
-        }
+        // A segment is begun only when all before it is durable: a broken end there is not a crash's.
         if let Some(before) = self.tail.filter(|before| before.torn_bytes > 0) {
             return Err(Error::Damaged {
                 file: path.to_owned(),
@@ -200,6 +197,10 @@ impl Scan {
                     before.segment, before.offset
                 ),
             });
+        }
+        if frames == 0 && self.tail.is_some() && torn_bytes == 0 {
+            // A segment that was prepared and not used: the tail stays where it is.
+            return Ok(last);
         }
         self.tail = Some(Tail {
             log,

@@ -46,6 +46,47 @@ pub struct Books {
     pub lifetime: BTreeMap<(Scope, u128), Nanos>,
 }
 
+/// Events that were charged, by span id.
+#[derive(Debug, Default)]
+pub struct Charges {
+    by_span: BTreeMap<String, Charge>,
+    with_id: u64,
+    /// Events that were charged again, long after.
+    pub forgotten: u64,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Charge {
+    /// Where it stands for the first time.
+    pub lsn: Lsn,
+    pub cost: Nanos,
+    /// How many events with an id had been charged by then.
+    number: u64,
+}
+
+impl Charges {
+    pub fn get(&self, span: &str) -> Option<Charge> {
+        self.by_span.get(span).copied()
+    }
+
+    /// Adds a charge; false if it must not be there again. An event with an id may be forgotten
+    /// when `remembered` others have come after it.
+    pub fn add(&mut self, span: &str, new: (Lsn, Nanos), has_id: bool, remembered: u64) -> bool {
+        let (lsn, cost) = new;
+        let number = self.with_id;
+        self.with_id += u64::from(has_id);
+        let Some(known) = self.by_span.get_mut(span) else {
+            let charge = Charge { lsn, cost, number };
+            self.by_span.insert(span.to_owned(), charge);
+            return true;
+        };
+        let passed = number - std::mem::replace(&mut known.number, number);
+        self.forgotten += 1;
+        has_id && passed > remembered
+    }
+}
+
 impl Hold {
     /// The three it concerns.
     pub const fn whose(&self) -> (OrgId, WorkflowId, KeyId) {

@@ -89,7 +89,7 @@ fn holds(engine: &Engine, ledger: &Ledger) -> Check {
 }
 
 fn directory(engine: &Engine, ledger: &Ledger) -> Check {
-    let rules = ledger.rules_at(Lsn(u64::MAX));
+    let rules = ledger.rules.at(Lsn(u64::MAX));
     for (id, (cap, composition)) in &rules.orgs {
         let entry = engine.directory().org(*id);
         let said = entry.map(|org| (org.budget, org.composition));

@@ -30,6 +30,8 @@ mod run;
 #[cfg(test)]
 mod spec;
 #[cfg(test)]
+mod trace;
+#[cfg(test)]
 mod violation;
 #[cfg(test)]
 mod wal;

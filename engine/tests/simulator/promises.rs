@@ -204,11 +204,14 @@ fn watched(ledger: &Ledger, place: Lsn) -> Option<&Books> {
 }
 
 fn counted(ledger: &Ledger, span: &str, tracked: &Tracked, as_of: Lsn) -> Check {
-    let charge = ledger.charges.get(span).filter(|(lsn, _)| *lsn <= as_of);
+    let charge = ledger
+        .charges
+        .get(span)
+        .filter(|charge| charge.lsn <= as_of);
     ensure(charge.is_some(), NoSpendLost, || {
         format!("{span} was accepted as of {as_of} and is not in the log")
     })?;
-    let cost = charge.map(|(_, cost)| *cost);
+    let cost = charge.map(|charge| charge.cost);
     ensure(
         tracked.duplicate || cost == Some(tracked.cost),
         NoSpendLost,
@@ -265,7 +268,7 @@ fn org_shown(ledger: &Ledger, books: &Books, id: OrgId, view: &OrgView, as_of: L
     let start = view.period.start;
     let Sums { spent, held } = books.of(Scope::Org, id.0, start);
     let lifetime = books.lifetime.get(&(Scope::Org, id.0));
-    let cap = ledger.rules_at(as_of).orgs.get(&id).and_then(|org| org.0);
+    let cap = ledger.rules.at(as_of).orgs.get(&id).and_then(|org| org.0);
     let due = (spent, held, lifetime.copied().unwrap_or_default(), cap);
     let said = (view.spent, view.held, view.lifetime, view.budget);
     ensure(said == due, CapIsWholeSum, || {

@@ -3,8 +3,8 @@
 //! engine's code. It is told what clients ask and what was acknowledged, walks the records in the
 //! order of the log with plain maps, and stops at the first that ought not to be there.
 
-use super::books::{Books, Hold};
-use super::rules::Rules;
+use super::books::{Books, Charges, Hold};
+use super::rules::History;
 use super::spec::{HOLD_MILLIS, cost, is_provisional, left, month, size};
 use super::violation::Invariant::*;
 use super::violation::{Check, Violation, broken, ensure};
@@ -22,11 +22,10 @@ pub struct Ledger {
     now: Millis,
     pub books: Books,
     pub holds: BTreeMap<HoldId, Hold>,
-    /// Every set of rules there was, by the place of the change that made it.
-    rules: BTreeMap<Lsn, Rules>,
-    no_rules: Rules,
-    /// Events by span id: where, and what they cost.
-    pub charges: BTreeMap<String, (Lsn, Nanos)>,
+    pub charges: Charges,
+    /// An event id is known for at least as many others after it.
+    pub remembered: u64,
+    pub rules: History,
     /// Operators' commands, by the person who gave each.
     pub done: BTreeMap<u128, Lsn>,
     /// Calls by trace id, with the last change of the rules that was acknowledged before.
@@ -40,12 +39,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The rules as of a place in the log.
-    pub fn rules_at(&self, place: Lsn) -> &Rules {
-        let known = self.rules.range(..=place).next_back();
-        known.map_or(&self.no_rules, |(_, rules)| rules)
-    }
-
     pub fn open(&self) -> impl Iterator<Item = (&HoldId, &Hold)> {
         self.holds.iter().filter(|(_, hold)| hold.ended.is_none())
     }
@@ -58,7 +51,7 @@ impl Ledger {
 
     /// Every cap that applies to a call, and what is taken from it at this place.
     pub fn caps(&self, call: &Call<'_>) -> Vec<Arithmetic> {
-        self.books.caps(self.rules_at(call.rules), call)
+        self.books.caps(self.rules.at(call.rules), call)
     }
 
     /// Takes the next record of the log.
@@ -103,15 +96,13 @@ impl Ledger {
 
     fn directory(&mut self, changed: &DirectoryRecord<'_>) -> Check {
         self.at(changed.at)?;
-        let mut rules = self.rules_at(self.lsn).clone();
+        self.rules.change(self.lsn, &changed.changes);
         for change in &changed.changes {
-            rules.change(change);
             if let Change::WorkflowAdded(new) | Change::WorkflowChanged(new) = change {
                 let workflow = self.books.workflows.entry(new.id).or_default();
                 (workflow.cap, workflow.per_call) = (new.budget, new.max_per_call);
             }
         }
-        self.rules.insert(self.lsn, rules);
         self.obeyed(changed.actor)
     }
 
@@ -138,7 +129,7 @@ impl Ledger {
         ensure(runs, KillIsAFence, || {
             format!("the allow at LSN {lsn} runs in a workflow that is {state:?} there")
         })?;
-        let rules = self.rules_at(call.rules);
+        let rules = self.rules.at(call.rules);
         let key = rules.keys.get(&call.key).is_some_and(|key| !key.revoked);
         let fresh = call.rules >= *acknowledged && call.rules < lsn;
         let ruled = fresh && key && !rules.tools_block(call, ask);
@@ -264,8 +255,10 @@ impl Ledger {
         ensure(*charged == due && told, NoSpendLost, || {
             format!("at LSN {lsn} stands {charged:?}, and {due:?} is due")
         })?;
-        let before = self.charges.insert(span.to_owned(), (lsn, cost));
-        ensure(before.is_none(), CountsOnce, || {
+        let has_id = reported.event_key.is_some();
+        let charges = &mut self.charges;
+        let first = charges.add(span, (lsn, cost), has_id, self.remembered);
+        ensure(first, CountsOnce, || {
             format!("{span} is charged again at LSN {lsn}")
         })?;
         if let Some(hold) = hold.and_then(|id| self.holds.get_mut(&id)) {

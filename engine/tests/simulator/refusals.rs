@@ -10,7 +10,7 @@ use persist::record::{Arithmetic, Call, Cause, PolicyType, State};
 impl Ledger {
     pub fn refused(&mut self, call: &Call<'_>, cause: &Cause<'_>) -> Check {
         self.at(call.at)?;
-        let rules = self.rules_at(call.rules);
+        let rules = self.rules.at(call.rules);
         let ask = call.trace_id.and_then(|id| self.asked.get(id));
         let workflow = self.books.workflows.get(&call.workflow);
         let state = workflow.map(|workflow| workflow.state);

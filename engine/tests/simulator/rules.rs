@@ -3,7 +3,7 @@
 
 use engine::command::{Ask, Protocol};
 use persist::record::{Call, Change, Composition, Endpoint, PolicyAction, PolicyType, Scope};
-use persist::{KeyId, Millis, Nanos, OrgId, PolicyId};
+use persist::{KeyId, Lsn, Millis, Nanos, OrgId, PolicyId};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
@@ -31,6 +31,30 @@ pub struct Rules {
     pub policies: BTreeMap<PolicyId, Policy>,
 }
 
+/// Every set of rules there ever was, by the place of the change that made it.
+#[derive(Debug, Default)]
+pub struct History {
+    sets: BTreeMap<Lsn, Rules>,
+    before_any: Rules,
+}
+
+impl History {
+    /// The rules as of a place in the log.
+    pub fn at(&self, place: Lsn) -> &Rules {
+        let known = self.sets.range(..=place).next_back();
+        known.map_or(&self.before_any, |(_, rules)| rules)
+    }
+
+    /// The changes that stand at a place.
+    pub fn change(&mut self, place: Lsn, changes: &[Change<'_>]) {
+        let mut rules = self.at(place).clone();
+        for change in changes {
+            rules.change(change);
+        }
+        self.sets.insert(place, rules);
+    }
+}
+
 /// The levels of a call and whom each concerns.
 pub fn levels(call: &Call<'_>) -> [(Scope, u128); 3] {
     [
@@ -41,7 +65,7 @@ pub fn levels(call: &Call<'_>) -> [(Scope, u128); 3] {
 }
 
 impl Rules {
-    pub fn change(&mut self, change: &Change<'_>) {
+    fn change(&mut self, change: &Change<'_>) {
         match change {
             Change::OrgAdded(org) | Change::OrgChanged(org) => {
                 self.orgs.insert(org.id, (org.budget, org.composition));

@@ -1,8 +1,9 @@
 //! Runs seeds and tells what became of them.
 
 use super::rng::Rng;
+use super::trace::{Counts, Seen};
 use super::violation::{Invariant, Violation};
-use super::world::{Counts, Seen, World};
+use super::world::World;
 use engine::mutation::Mutation;
 use std::cell::RefCell;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -29,7 +30,8 @@ const LONG: Scale = Scale {
     steps: 10_000,
 };
 /// Seeds in which a switched-on defect must show.
-const DEFECT_SEEDS: u64 = 40;
+#[cfg(debug_assertions)]
+const DEFECT_SEEDS: u64 = 100;
 
 fn scale() -> Scale {
     match std::env::var("NULLRUN_TEST_SCALE").as_deref() {
@@ -49,17 +51,18 @@ struct Broken {
 }
 
 impl Broken {
-    fn report(&self) -> String {
+    fn report(&self, scale: Scale) -> String {
         let Violation(invariant, sentence) = &self.violation;
         format!(
             "seed {:#x}, step {}: {invariant:?} is broken: {sentence}\n\
              the last events:\n{}\n\
-             again: NULLRUN_SIM_SEED={:#x} cargo test -p nullrun-engine --test simulator -- \
-             --nocapture",
+             again: NULLRUN_SIM_SEED={:#x} NULLRUN_TEST_SCALE={} cargo test -p nullrun-engine \
+             --test simulator every_invariant -- --nocapture",
             self.seed,
             self.counts.steps,
             self.events.join("\n"),
-            self.seed
+            self.seed,
+            scale.name
         )
     }
 }
@@ -190,7 +193,8 @@ fn every_invariant_holds_on_fresh_seeds() {
     let (mut counts, mut seen) = (Counts::default(), Seen::new());
     for n in 0..runs {
         let seed = if n == 0 { first } else { seeds.next() };
-        let sound = run(seed, scale.steps, None).unwrap_or_else(|b| panic!("{}", b.report()));
+        let sound = run(seed, scale.steps, None);
+        let sound = sound.unwrap_or_else(|b| panic!("run {n}, {}", b.report(scale)));
         counts.add(&sound.counts);
         for (kind, times) in sound.seen {
             *seen.entry(kind).or_default() += times;
@@ -218,7 +222,7 @@ fn no_seed_that_ever_failed_fails_again() {
             continue;
         }
         if let Err(broken) = run(seed_of(text), QUICK.steps, None) {
-            panic!("{line}\n{}", broken.report());
+            panic!("{line}\n{}", broken.report(QUICK));
         }
     }
 }
@@ -226,7 +230,7 @@ fn no_seed_that_ever_failed_fails_again() {
 #[test]
 fn a_seed_replays_to_the_same_events() {
     for seed in 1..=3 {
-        let again = || run(seed, 1_000, None).unwrap_or_else(|b| panic!("{}", b.report()));
+        let again = || run(seed, 1_000, None).unwrap_or_else(|b| panic!("{}", b.report(QUICK)));
         let (one, two) = (again(), again());
         assert_eq!((one.hash, &one.seen), (two.hash, &two.seen), "seed {seed}");
         assert!(one.counts.records > 100, "{:?}", one.counts);

@@ -3,33 +3,29 @@
 //! asked whether all is well.
 
 use super::clients::{Clients, Habits};
-use super::compare::compare;
 use super::promises::{Promises, Question};
 use super::reference::Ledger;
 use super::rng::Rng;
 use super::spec::{FLOOR, HOLD_MILLIS, month, price_file};
+use super::trace::{Counts, Seen, Trace, answer_kinds, brief, brief_answer, promised};
 use super::violation::Invariant::*;
 use super::violation::{Check, Violation, broken, ensure};
 use super::wal::Wal;
-use engine::command::{Command, Outcome, Reply, Verdict};
-use engine::manage::Manage;
+use engine::Settings;
+use engine::command::{Command, Reply};
 use engine::mutation::Mutation;
 use engine::price::PriceTable;
 use engine::pump::{Pump, Respond};
 use engine::recover::{self, Rebuild};
-use engine::{Engine, Settings};
 use persist::disk::{Faults, FaultyDisk};
 use persist::log::Options;
-use persist::record::{ChargeFlags, Record};
-use persist::{Error, HoldId, LogId, Lsn, Millis, Nanos, reader};
+use persist::{Error, LogId, Lsn, Millis};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
 const HOUR: u64 = 3_600_000;
-const EVENTS_SHOWN: usize = 30;
 const READS_WATCHED: usize = 32;
 const TO_REST: u64 = 10_000;
 
@@ -62,41 +58,6 @@ impl Respond for Client {
     }
 }
 
-/// The last events, for people, and a hash of all of them.
-#[derive(Debug, Default)]
-pub struct Trace {
-    pub last: VecDeque<String>,
-    pub hash: u64,
-}
-
-impl Trace {
-    fn note(&mut self, step: u64, what: std::fmt::Arguments<'_>) {
-        let mut line = if self.last.len() == EVENTS_SHOWN {
-            self.last.pop_front().unwrap_or_default()
-        } else {
-            String::new()
-        };
-        line.clear();
-        let _written = write!(line, "{step:>6} {what}");
-        for byte in line.bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        self.last.push_back(line);
-    }
-}
-
-/// What a run went through.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
-    pub steps: u64,
-    pub records: u64,
-    pub crashes: u64,
-    pub torn: u64,
-    pub snapshots: u64,
-    pub from_snapshot: u64,
-    pub answers: u64,
-}
-
 /// The process that is running.
 #[derive(Debug)]
 struct Live {
@@ -107,6 +68,14 @@ struct Live {
     /// What was durable when it began.
     began: Lsn,
 }
+
+macro_rules! note {
+    ($world:expr, $($what:tt)*) => {
+        $world.trace.note($world.step, format_args!($($what)*))
+    };
+}
+
+mod restart;
 
 #[derive(Debug)]
 pub struct World {
@@ -135,19 +104,13 @@ pub struct World {
     pub seen: Seen,
 }
 
-pub type Seen = BTreeMap<String, u64>;
-
-macro_rules! note {
-    ($world:expr, $($what:tt)*) => {
-        $world.trace.note($world.step, format_args!($($what)*))
-    };
-}
-
 impl World {
     pub fn new(seed: u64, mutation: Option<Mutation>) -> Result<Self, Violation> {
         let mut rng = Rng::new(seed);
         let habits = Habits::draw(&mut rng);
         let (log_disk, snapshot_disk) = (FaultyDisk::default(), FaultyDisk::default());
+        // A few runs remember so few events that they have to forget.
+        let (dedup_keys, remembered) = [(1 << 20, 1 << 20), (16, 14)][rng.weighted(&[80, 20])];
         let prices = PriceTable::from_json(&price_file()).expect("the price file is well formed");
         let rebuild = Rebuild {
             wal: Arc::new(log_disk.clone()),
@@ -156,7 +119,7 @@ impl World {
             settings: Settings {
                 floor: FLOOR,
                 hold_millis: HOLD_MILLIS,
-                dedup_keys: 1 << 20,
+                dedup_keys,
             },
         };
         let segment_bytes = [8 << 10, 16 << 10, 64 << 10][rng.below(3) as usize];
@@ -196,6 +159,7 @@ impl World {
             counts: Counts::default(),
             seen: Seen::new(),
         };
+        world.ledger.remembered = remembered;
         world.restart()?;
         Ok(world)
     }
@@ -402,7 +366,7 @@ impl World {
             Ok(None) => Ok(()),
             Ok(Some(durable)) => {
                 note!(self, "synced up to {durable}");
-                walk(
+                restart::walk(
                     &mut self.ledger,
                     &live.wal.appended,
                     durable,
@@ -493,343 +457,5 @@ impl World {
             note!(self, "the disk is going to fail: {faults:?}");
             self.log_disk.set_faults(faults);
         }
-    }
-
-    // --- crashes ---------------------------------------------------------------------------
-
-    /// The process ends where it stands. Of what was not synced, some sectors are there afterwards.
-    fn crash(&mut self, why: &str) -> Check {
-        let kept = [0, 100, 50, 90, 10][self.rng.below(5) as usize];
-        note!(
-            self,
-            "crash ({why}), {kept} % of the unsynced sectors are kept"
-        );
-        self.counts.crashes += 1;
-        let appended = self.live.take().map(|live| live.wal.appended);
-        self.inbox.clear();
-        self.open.clear();
-        *self.mail.borrow_mut() = Mail::default();
-        self.lose_power(kept);
-        self.restart_with(appended.unwrap_or_default())
-    }
-
-    fn lose_power(&mut self, kept: u64) {
-        let Self { rng, .. } = self;
-        self.log_disk.crash(|| rng.chance(kept));
-        self.snapshot_disk.crash(|| rng.chance(kept));
-    }
-
-    fn restart(&mut self) -> Check {
-        self.restart_with(Vec::new())
-    }
-
-    /// Starts the process on what the crash left of `appended`.
-    fn restart_with(&mut self, mut appended: Vec<Vec<u8>>) -> Check {
-        if self.step > 0 && self.rng.chance(15) {
-            let faults = self.faults_soon(4);
-            self.log_disk.set_faults(faults);
-        }
-        let recovered = loop {
-            match self.rebuild.open(self.options, LogId(1)) {
-                Ok(recovered) => break recovered,
-                Err(recover::Error::Persist(Error::Io { .. })) => {
-                    note!(self, "crash while starting");
-                    self.lose_power(50);
-                }
-                Err(error) => {
-                    let why = format!("a crash is taken for damage: {error}");
-                    return Err(broken(AcknowledgedStays, why));
-                }
-            }
-        };
-        self.counts.torn += u64::from(recovered.recovery.cut_bytes > 0);
-        self.counts.from_snapshot += u64::from(recovered.snapshot > Lsn::ZERO);
-        let last = recovered.recovery.last_lsn;
-        note!(
-            self,
-            "starts at {last} from the snapshot at {}, {} were durable, {} appended",
-            recovered.snapshot,
-            self.ledger.lsn,
-            appended.len()
-        );
-        self.same_log(&mut appended, last)?;
-        walk(&mut self.ledger, &appended, last, &mut self.seen)?;
-        self.same_state(&recovered.engine, last)?;
-        let mut pump = Pump::new(recovered.engine, last);
-        self.switch_on(&mut pump);
-        self.live = Some(Live {
-            pump,
-            wal: Wal::new(recovered.writer, appended),
-            turn_due: false,
-            began: last,
-        });
-        Ok(())
-    }
-
-    #[cfg(debug_assertions)]
-    fn switch_on(&self, pump: &mut Pump<Client>) {
-        if let Some(mutation) = self.mutation {
-            pump.engine_mut().mutations.switch_on(mutation);
-        }
-    }
-
-    #[cfg(not(debug_assertions))]
-    fn switch_on(&self, _pump: &mut Pump<Client>) {
-        assert!(
-            self.mutation.is_none(),
-            "a release build has no defects to switch on"
-        );
-    }
-
-    /// What can be read back is a prefix of what was appended, and no shorter than what was synced.
-    fn same_log(&self, appended: &mut Vec<Vec<u8>>, last: Lsn) -> Check {
-        let durable = self.ledger.lsn;
-        let kept = last >= durable && last.0 <= appended.len() as u64;
-        ensure(kept, AcknowledgedStays, || {
-            let appended = appended.len();
-            format!("the log ends at {last}, {durable} was durable, {appended} appended")
-        })?;
-        appended.truncate(last.0 as usize);
-        let mut same = 0;
-        let all = &mut |lsn: Lsn, bytes: &[u8]| {
-            let there = appended.get(lsn.0 as usize - 1);
-            same += u64::from(there.is_some_and(|there| there == bytes));
-            Ok(())
-        };
-        let read = reader::read(&self.log_disk, Lsn::ZERO, Lsn(u64::MAX), all);
-        ensure(read.is_ok() && same == last.0, SameLogSameState, || {
-            format!("{same} of {last} records are read back as they were written ({read:?})")
-        })
-    }
-
-    /// Is the engine's inside looked at? Not while a defect is on: it has to show outside, in the
-    /// log and in the answers.
-    const fn looks_inside(&self) -> bool {
-        self.mutation.is_none()
-    }
-
-    /// The log folded from its beginning, without a snapshot, gives the state that recovery gave;
-    /// and that is the reference's.
-    fn same_state(&self, engine: &Engine, last: Lsn) -> Check {
-        let replayed = self
-            .rebuild
-            .replay(last)
-            .map_err(|e| broken(SameLogSameState, format!("the log cannot be replayed: {e}")))?;
-        let same = replayed.state_hash().ok() == engine.state_hash().ok();
-        ensure(same, SameLogSameState, || {
-            format!("the log up to {last} is another state with its snapshot than without")
-        })?;
-        if self.looks_inside() {
-            compare(engine, &self.ledger)?;
-        }
-        Ok(())
-    }
-
-    // --- checks ----------------------------------------------------------------------------
-
-    fn check(&mut self) -> Check {
-        let Some(live) = &self.live else {
-            return Ok(());
-        };
-        // Whoever signs in reads this directory without asking.
-        let published = live.pump.published().load().lsn;
-        let durable = published <= self.ledger.lsn && published >= self.promises.rules;
-        ensure(durable, AcknowledgedStays, || {
-            let (promised, lsn) = (self.promises.rules, self.ledger.lsn);
-            format!(
-                "the published directory is that of {published}; {promised} was acknowledged, \
-                 {lsn} is durable"
-            )
-        })?;
-        let engine = live.pump.engine();
-        if live.pump.appended() != self.ledger.lsn {
-            return Ok(());
-        }
-        if self.looks_inside() {
-            compare(engine, &self.ledger)?;
-        }
-        self.counts.records = self.ledger.lsn.0;
-        let now = engine.now();
-        for (id, hold) in self.ledger.open() {
-            ensure(hold.expires_at > now, HoldEndsOnce, || {
-                format!(
-                    "{id} should have expired at {:?}, it is {now:?}",
-                    hold.expires_at
-                )
-            })?;
-            let promised = self.ledger.delivered.contains(id) || hold.minted <= live.began;
-            ensure(promised || !self.is_at_rest(), HoldEndsOnce, || {
-                format!("{id} is held for nobody: its answer was never delivered")
-            })?;
-        }
-        if self.rng.chance(2) {
-            self.check_hash()?;
-        }
-        Ok(())
-    }
-
-    /// The running engine's state is the log, folded.
-    fn check_hash(&self) -> Check {
-        let Some(live) = self.live.as_ref().filter(|_| self.looks_inside()) else {
-            return Ok(());
-        };
-        let engine = live.pump.engine();
-        let replayed = self.rebuild.replay(self.ledger.lsn);
-        let folded = replayed.map(|mut folded| {
-            // Time that passed without a record is in no log.
-            folded.advance(engine.now());
-            folded.state_hash().ok()
-        });
-        ensure(
-            folded.is_ok_and(|hash| hash == engine.state_hash().ok()),
-            SameLogSameState,
-            || "the running engine's state is not the log folded".to_owned(),
-        )
-    }
-}
-
-/// Shows the reference the records that have become durable.
-fn walk(ledger: &mut Ledger, appended: &[Vec<u8>], durable: Lsn, seen: &mut Seen) -> Check {
-    while ledger.lsn < durable {
-        let lsn = ledger.lsn.next();
-        let bytes = appended.get(lsn.0 as usize - 1).map(Vec::as_slice);
-        let record = postcard::from_bytes::<Record<'_>>(bytes.unwrap_or_default());
-        let record = record.map_err(|e| broken(SameLogSameState, format!("{lsn}: {e}")))?;
-        ledger.record(lsn, &record)?;
-        for kind in kinds(&record) {
-            *seen.entry(kind).or_default() += 1;
-        }
-    }
-    Ok(())
-}
-
-/// What a record is an example of.
-fn kinds(record: &Record<'_>) -> Vec<String> {
-    match record {
-        Record::Directory(_) => vec!["directory".to_owned()],
-        Record::Refused(refused) => vec![refused.cause.code.to_owned()],
-        Record::HoldMinted(minted) if minted.amount == Nanos::ZERO => vec!["zero hold".to_owned()],
-        Record::HoldMinted(minted) if minted.amount < FLOOR => vec!["last cents".to_owned()],
-        Record::HoldMinted(_) => vec!["hold".to_owned()],
-        Record::HoldUsed(_) => vec!["hold used".to_owned()],
-        Record::Charged(charged) => {
-            let flags = [
-                ("charge", true),
-                ("provisional", charged.flags.has(ChargeFlags::PROVISIONAL)),
-                ("overage", charged.flags.has(ChargeFlags::OVERAGE)),
-                (
-                    "charge after the hold",
-                    charged.flags.has(ChargeFlags::NO_HOLD),
-                ),
-                (
-                    "charge after a kill",
-                    charged.flags.has(ChargeFlags::NOT_NORMAL),
-                ),
-                (
-                    "charge in the month before",
-                    charged.period_start != month(charged.at),
-                ),
-            ];
-            let set = flags.into_iter().filter(|(_, set)| *set);
-            set.map(|(kind, _)| kind.to_owned()).collect()
-        }
-        Record::HoldEnded(ended) => vec![format!("{:?}", ended.reason)],
-        Record::WorkflowState(changed) => vec![format!("{:?}", changed.to)],
-    }
-}
-
-fn brief(command: &Command) -> String {
-    match command {
-        Command::Ask(ask) => format!(
-            "{:?} {:?} {:x} key {:x} hold {:x} on {:?} op {:?} tokens {}/{:?} {:?} {:?}{}",
-            ask.endpoint,
-            ask.protocol,
-            ask.workflow.0,
-            ask.key.0,
-            ask.new_hold.0,
-            ask.reservation,
-            ask.operation.map(|op| (op.key, op.fingerprint)),
-            ask.estimated_tokens,
-            ask.max_output_tokens,
-            ask.model,
-            ask.tools,
-            if ask.chain_end { " chain end" } else { "" },
-        ),
-        Command::Track(track) => {
-            let events = track.events.iter().map(|event| {
-                let span = event.span_id.as_deref().unwrap_or_default();
-                format!(" {span} on {:?} ends {:?}", event.holds, event.ends)
-            });
-            format!("track key {:x}:{}", track.key.0, events.collect::<String>())
-        }
-        Command::Manage(manage) => match &**manage {
-            Manage::Register(new) => format!("register {:x}", new.org.0),
-            Manage::CreateKey { key, .. } => {
-                format!("key {:x} of {:?}, {:?}", key.id.0, key.workflow, key.budget)
-            }
-            other => format!("{other:?}"),
-        },
-        other => format!("{other:?}"),
-    }
-}
-
-fn promised(outcome: &Outcome) -> Option<HoldId> {
-    let Outcome::Decision(decision) = outcome else {
-        return None;
-    };
-    match decision.verdict {
-        Verdict::Allow { hold, .. } => hold,
-        Verdict::Block(_) => None,
-    }
-}
-
-fn answer_kinds(outcome: &Outcome) -> Vec<&'static str> {
-    match outcome {
-        Outcome::Decision(decision) => match decision.verdict {
-            Verdict::Allow { replayed: true, .. } => vec!["replayed"],
-            Verdict::Allow { hold: None, .. } => vec!["allowed, nothing held"],
-            _ => Vec::new(),
-        },
-        Outcome::Tracked(tracked) => {
-            let duplicates = tracked.iter().filter(|tracked| tracked.duplicate);
-            duplicates.map(|_| "duplicate event").collect()
-        }
-        Outcome::Cancelled(None) => vec!["cancel of nothing"],
-        _ => Vec::new(),
-    }
-}
-
-fn brief_answer(reply: &Reply) -> String {
-    let what = match &reply.outcome {
-        Outcome::Decision(decision) => match &decision.verdict {
-            Verdict::Allow { hold, replayed } => {
-                let left = decision.remaining;
-                format!("allow {hold:?}, replayed {replayed}, remaining {left:?}")
-            }
-            Verdict::Block(block) => format!("block {}", block.explanation),
-        },
-        Outcome::Workflow(view) => format!(
-            "{:x} is {:?} {}, {} spent, {} held of {:?}",
-            view.entry.id.0, view.state, view.version, view.spent, view.held, view.entry.budget
-        ),
-        Outcome::Org(view) => format!(
-            "org: {} spent, {} held of {:?}",
-            view.spent, view.held, view.budget
-        ),
-        Outcome::Managed(_) => "done".to_owned(),
-        other => format!("{other:?}"),
-    };
-    format!("as of {}: {what}", reply.as_of)
-}
-
-impl Counts {
-    pub const fn add(&mut self, other: &Self) {
-        self.steps += other.steps;
-        self.records += other.records;
-        self.crashes += other.crashes;
-        self.torn += other.torn;
-        self.snapshots += other.snapshots;
-        self.from_snapshot += other.from_snapshot;
-        self.answers += other.answers;
     }
 }

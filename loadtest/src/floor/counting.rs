@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::error::{Error, Result};
 use crate::gate_load::Drive;
 use crate::identity::Dice;
-use crate::limits::send_sigint;
+use crate::system::send_sigint;
 
 /// How long `strace` may take to attach, and to write its table after the interrupt.
 const STRACE_WITHIN: Duration = Duration::from_secs(20);

@@ -131,7 +131,8 @@ fn row(runs: &[Run], counting: &Counting) -> Vec<String> {
 
 fn ratios(series: &Series) -> Vec<String> {
     let ratio = |gate: f64, floor: f64| {
-        if floor > 0.0 {
+        // Below what the table shows, the quotient would be noise.
+        if floor >= 0.01 {
             format!("{:.2}", gate / floor)
         } else {
             "-".to_owned()

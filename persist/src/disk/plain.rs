@@ -13,26 +13,31 @@ pub struct PlainDisk {
 }
 
 impl PlainDisk {
-    /// Uses `root`, making it (and its parents) durable if it is not there.
+    /// Uses `root`, making it and its parents if they are not there. Their names are made durable at
+    /// every start: an earlier one may have been cut off before it could.
     pub fn at(root: &Path) -> io::Result<Self> {
-        if !root.is_dir() {
-            std::fs::create_dir_all(root)?;
-            // The new directory's own name must survive too, up to the first parent that was there.
-            for parent in root.ancestors().skip(1) {
-                let parent = if parent.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    parent
-                };
-                File::open(parent)?.sync_all()?;
-                if parent == Path::new(".") {
-                    break;
-                }
-            }
+        let missing: Vec<&Path> = root.ancestors().take_while(|path| !path.is_dir()).collect();
+        std::fs::create_dir_all(root)?;
+        for made in missing {
+            File::open(parent(made))?.sync_all()?;
+        }
+        match File::open(parent(root)) {
+            Ok(parent) => parent.sync_all()?,
+            // A parent that this user may pass but not read: whoever made `root` answers for it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
         }
         Ok(Self {
             root: root.to_owned(),
         })
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
     }
 }
 

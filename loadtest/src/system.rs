@@ -1,4 +1,5 @@
-//! The process's limit on open files: a thousand connections need more than the usual 1,024.
+//! The system calls that std has no safe wrapper for: the limit on open files (a thousand connections need more than
+//! the usual 1,024), and signals other than SIGKILL.
 
 /// Raises the soft limit on open files as far as the hard limit allows and returns the limit now in force.
 /// Children inherit it, so the gateway started afterwards can hold as many connections as the harness opens.
