@@ -333,7 +333,13 @@ mod tests {
 
     #[test]
     fn a_cost_is_rounded_once_half_up() {
-        let one = Price { input: 1, output: 1, cache_read: 1, cache_write: 1, reasoning: 1 };
+        let one = Price {
+            input: 1,
+            output: 1,
+            cache_read: 1,
+            cache_write: 1,
+            reasoning: 1,
+        };
         let quote = Quote {
             price: one,
             cache: CacheCounting::InsideInput,

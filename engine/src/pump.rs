@@ -167,8 +167,17 @@ impl<R: Respond> Pump<R> {
         let first = Lsn(lsn.0 - u64::from(self.batch.count()));
         for (records, outcome, respond) in self.turn.drain(..) {
             // What was appended between two turns is somebody else's.
-            let as_of = if records == 0 { before } else { first.plus(u64::from(records)) };
-            self.parked.push_back(Parked { lsn, as_of, outcome, respond });
+            let as_of = if records == 0 {
+                before
+            } else {
+                first.plus(u64::from(records))
+            };
+            self.parked.push_back(Parked {
+                lsn,
+                as_of,
+                outcome,
+                respond,
+            });
         }
         Ok(())
     }

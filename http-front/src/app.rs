@@ -36,7 +36,7 @@ pub struct App {
     /// For verifying the ledger from the log.
     pub rebuild: Rebuild,
     /// One verification at a time: it reads the whole log.
-    pub verifying: Semaphore,
+    pub verifying: Arc<Semaphore>,
     /// Since when counted events are remembered (milliseconds); 0: none was forgotten.
     pub remembered_since: Arc<AtomicU64>,
     /// The gateway is stopping.
@@ -61,11 +61,13 @@ impl App {
 
     /// Asks the engine for a read or a change; anything but a success is an error for the wire.
     pub async fn call(&self, command: Command) -> Result<Reply, ApiError> {
-        let reply = self
-            .shards
-            .ask(command, PATIENCE)
-            .await
-            .map_err(unanswered)?;
+        let answered = match command {
+            Command::SetState { .. } | Command::Manage(_) => {
+                self.shards.insist(command, PATIENCE).await
+            }
+            _ => self.shards.ask(command, PATIENCE).await,
+        };
+        let reply = answered.map_err(unanswered)?;
         match reply.outcome {
             Outcome::Refused(refusal) => Err(refused(refusal)),
             _ => Ok(reply),

@@ -71,6 +71,9 @@ pub enum BootError {
     System(#[from] std::io::Error),
 }
 
+/// Time that the disk has at the end to confirm what was written.
+const CONFIRM: Duration = Duration::from_secs(10);
+
 /// Bytes one remembered event takes in memory, about.
 const DEDUP_KEY_BYTES: usize = 22;
 
@@ -93,7 +96,11 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let sealer = match &config.master_key {
         Some(text) => Sealer::from_hex(text)?,
         None if in_memory => Sealer::from_hex(&hash::hex(&hash::random::<32>()))?,
-        None => Sealer::from_file(&config.data_dir.join("master.key"))?,
+        None => {
+            // Secrets in the log were sealed with a key that must not be replaced by a new one.
+            let first_start = !config.data_dir.join("wal").is_dir();
+            Sealer::from_file(&config.data_dir.join("master.key"), first_start)?
+        }
     };
     let rebuild = Rebuild {
         wal: disk(&config, "wal")?,
@@ -116,6 +123,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         writer,
         recovery,
         snapshot,
+        replayed_bytes,
         ..
     } = recovered;
     switch_faults(&config, &mut engine);
@@ -138,7 +146,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         signatures: Default::default(),
         logins: Default::default(),
         rebuild: rebuild.clone(),
-        verifying: Semaphore::new(1),
+        verifying: Arc::new(Semaphore::new(1)),
         stopping: false.into(),
         config,
     });
@@ -154,6 +162,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         Arc::clone(&log),
         recovery.log,
         snapshot,
+        replayed_bytes,
         app.config.snapshot_bytes,
     ));
 
@@ -172,14 +181,23 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     checkpoints.abort();
     drop(app);
     if served.is_ok() {
-        let drained = tokio::time::timeout(Duration::from_secs(10), pump).await;
-        if drained.is_err() {
-            return Err(BootError::LogFailed(
-                "the disk did not confirm within 10 seconds".to_owned(),
-            ));
-        }
-        if let Some(log) = Arc::into_inner(log) {
-            log.close();
+        let drained = async {
+            let _ended = pump.await;
+            let _aborted = checkpoints.await;
+            // Waits for the disk, so not on this thread.
+            if let Some(log) = Arc::into_inner(log) {
+                let _closed = tokio::task::spawn_blocking(move || log.close()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            why = failed.wait() => return Err(BootError::LogFailed(why)),
+            drained = tokio::time::timeout(CONFIRM, drained) => drained.map_err(|_| {
+                BootError::LogFailed(format!(
+                    "the disk did not confirm within {} seconds",
+                    CONFIRM.as_secs()
+                ))
+            })?,
         }
         tracing::info!("stopped; everything answered is durable");
     }
@@ -197,10 +215,13 @@ async fn serve(app: &Arc<App>, listener: TcpListener, failed: &Failure) -> Resul
                 .store(true, std::sync::atomic::Ordering::Relaxed);
         }
     };
-    let max = app.config.max_connections as usize;
+    let limits = server::Limits {
+        connections: app.config.max_connections as usize,
+        head: Duration::from_secs(app.config.head_timeout_secs),
+    };
     let router = routes::router(Arc::clone(app));
     tokio::select! {
-        () = server::serve(listener, router, max, stop) => Ok(()),
+        () = server::serve(listener, router, limits, stop) => Ok(()),
         why = failed.wait() => Err(BootError::LogFailed(why)),
     }
 }

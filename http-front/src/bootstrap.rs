@@ -33,6 +33,14 @@ pub async fn account(app: &App, address: SocketAddr) -> ApiResult<String> {
         address
     };
     let url = format!("http://{host}");
+    let curl = if app.config.hmac_required() {
+        "Requests must be signed here; the client below signs them.".to_owned()
+    } else {
+        format!(
+            r#"Ask from a shell:
+curl -s {url}/api/v1/gate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' -d '{{"model":"gpt-4o-mini","max_output_tokens":100,"tools":["hello"]}}'"#
+        )
+    };
     Ok(format!(
         r#"
 First start: this account was made for you and is shown only now.
@@ -42,8 +50,7 @@ First start: this account was made for you and is shown only now.
   API key       {api_key}
   secret        {secret}
 
-Ask from a shell:
-curl -s {url}/api/v1/gate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' -d '{{"model":"gpt-4o-mini","max_output_tokens":100,"tools":["hello"]}}'
+{curl}
 
 Ask from Python (pip install nullrun):
 import nullrun

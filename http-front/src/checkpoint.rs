@@ -7,14 +7,21 @@ use std::time::Duration;
 
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Makes a snapshot whenever `every_bytes` of log have come since the last.
-pub async fn run(rebuild: Rebuild, log: Arc<Log>, id: LogId, newest: Lsn, every_bytes: u64) {
+/// Makes a snapshot whenever `every_bytes` of log have come since the last; `behind` of them came in
+/// earlier runs.
+pub async fn run(
+    rebuild: Rebuild,
+    log: Arc<Log>,
+    id: LogId,
+    mut newest: Lsn,
+    mut behind: u64,
+    every_bytes: u64,
+) {
     let mut folded_bytes = 0;
-    let mut newest = newest;
     loop {
         tokio::time::sleep(LOOK).await;
         let appended = log.appended_bytes();
-        if appended - folded_bytes < every_bytes {
+        if behind + appended - folded_bytes < every_bytes {
             continue;
         }
         let until = log.durable_lsn();
@@ -25,11 +32,13 @@ pub async fn run(rebuild: Rebuild, log: Arc<Log>, id: LogId, newest: Lsn, every_
                 tracing::info!(from = newest.0, to = lsn.0, "wrote a snapshot");
                 newest = lsn;
                 folded_bytes = appended;
+                behind = 0;
             }
             Ok(Err(error)) => {
                 // The log has everything; only the next start takes longer.
                 tracing::error!(%error, "no snapshot was written; trying again later");
                 folded_bytes = appended;
+                behind = 0;
             }
             Err(_) => return,
         }

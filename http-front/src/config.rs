@@ -50,6 +50,10 @@ pub struct Config {
     /// Connections open at once.
     #[arg(long, env = "NULLRUN_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_connections: u32,
+    /// Seconds after which a connection that sends no whole request head is closed. Longer than the
+    /// pools of common clients keep an idle connection, so that none is closed under a request.
+    #[arg(long, env = "NULLRUN_HEAD_TIMEOUT_SECS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub head_timeout_secs: u64,
     /// Cents that a call of unknown size must find free, and holds.
     #[arg(long, env = "NULLRUN_HOLD_FLOOR_CENTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub hold_floor_cents: u32,
@@ -171,8 +175,9 @@ impl Config {
             .get_arguments()
             .filter_map(|arg| arg.get_env().and_then(|env| env.to_str()))
             .collect();
-        std::env::vars()
-            .map(|(name, _)| name)
+        // What is not UTF-8 is somebody else's, and no reason not to start.
+        std::env::vars_os()
+            .map(|(name, _)| name.to_string_lossy().into_owned())
             .filter(|name| name.starts_with("NULLRUN_") && !known.contains(&name.as_str()))
             // Settings of the SDK and of the tests may stand in the same environment.
             .filter(|name| !OTHERS.contains(&name.as_str()))

@@ -7,12 +7,19 @@ use axum::extract::Request;
 use bytes::Bytes;
 use engine::command::Protocol;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Bytes of a body.
-pub const BODY_BYTES: usize = 10 << 20;
+/// Bytes of a body, unless it reports.
+pub const BODY_BYTES: usize = 64 << 10;
+/// Bytes of a body of reports.
+pub const REPORT_BYTES: usize = 10 << 20;
+/// Bytes of a body past its bound that are still read, and dropped: a client that sends its whole
+/// body before it looks for an answer then finds one.
+const DISCARD_BYTES: usize = 16 << 20;
 /// Time for a body to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,7 +39,7 @@ pub async fn receive(request: Request) -> ApiResult<Received> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let headers = parts.headers;
-    let body = read(body).await?;
+    let body = read(body, limit(&path)).await?;
     Ok(Received {
         headers,
         path,
@@ -40,28 +47,147 @@ pub async fn receive(request: Request) -> ApiResult<Received> {
     })
 }
 
-async fn read(body: Body) -> ApiResult<Bytes> {
-    let collected =
-        tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES).collect()).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "payload_too_large",
-            format!("a body may have {BODY_BYTES} bytes; send smaller batches"),
-        )
-        .with("limit_bytes", BODY_BYTES)),
-        Ok(Err(_)) => Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "the body did not arrive whole",
-        )),
+fn limit(path: &str) -> usize {
+    match path {
+        "/api/v1/track" | "/api/v1/track/batch" => REPORT_BYTES,
+        _ => BODY_BYTES,
+    }
+}
+
+async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
+    let deadline = tokio::time::Instant::now() + BODY_PATIENCE;
+    match tokio::time::timeout_at(deadline, collect(&mut body, limit)).await {
+        Ok(Ok(body)) => Ok(Bytes::from_owner(body)),
+        Ok(Err(why)) => {
+            if why != Unread::Broken {
+                let _in_time = tokio::time::timeout_at(deadline, discard(&mut body)).await;
+            }
+            Err(why.into_error(limit))
+        }
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
             "the body did not arrive within 30 seconds",
         )),
     }
+}
+
+/// Why a body was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    TooLarge,
+    NoRoom,
+    Broken,
+}
+
+impl Unread {
+    fn into_error(self, limit: usize) -> ApiError {
+        match self {
+            Self::TooLarge => {
+                let remedy = match limit {
+                    REPORT_BYTES => "; send smaller batches",
+                    _ => "",
+                };
+                ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "payload_too_large",
+                    format!("a body may have {limit} bytes here{remedy}"),
+                )
+                .with("limit_bytes", limit)
+            }
+            Self::NoRoom => ApiError::unavailable(
+                "overloaded",
+                "too many large requests arrive at this moment; try again in a second",
+            ),
+            Self::Broken => ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "the body did not arrive whole",
+            ),
+        }
+    }
+}
+
+async fn collect(body: &mut Body, limit: usize) -> Result<Buffer, Unread> {
+    let declared = body.size_hint().lower();
+    if declared > limit as u64 {
+        return Err(Unread::TooLarge);
+    }
+    let mut buffer = Buffer::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Unread::Broken)?;
+        if let Ok(data) = frame.into_data() {
+            buffer.push(&data, limit)?;
+        }
+    }
+    Ok(buffer)
+}
+
+async fn discard(body: &mut Body) {
+    let mut left = DISCARD_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let len = frame.data_ref().map_or(0, Bytes::len);
+        let Some(rest) = left.checked_sub(len) else {
+            return;
+        };
+        left = rest;
+    }
+}
+
+/// KiB that bodies may take together: whoever sends them is not known yet. What is past the bound
+/// of a small body has its own, so that large ones do not keep questions out.
+static SMALL: Semaphore = Semaphore::const_new(128 << 10);
+static LARGE: Semaphore = Semaphore::const_new(128 << 10);
+const SMALL_KIB: usize = BODY_BYTES >> 10;
+
+/// A body's bytes, with the room they take of all bodies' until they are dropped.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    small: Option<SemaphorePermit<'static>>,
+    large: Option<SemaphorePermit<'static>>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Buffer {
+    fn push(&mut self, data: &[u8], limit: usize) -> Result<(), Unread> {
+        let len = self.bytes.len() + data.len();
+        if len > limit {
+            return Err(Unread::TooLarge);
+        }
+        if len > self.bytes.capacity() {
+            let room = (self.bytes.capacity() * 2).clamp(len, limit);
+            let kib = room.div_ceil(1024);
+            take(&SMALL, &mut self.small, kib.min(SMALL_KIB))?;
+            take(&LARGE, &mut self.large, kib.saturating_sub(SMALL_KIB))?;
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+fn take(
+    from: &'static Semaphore,
+    held: &mut Option<SemaphorePermit<'static>>,
+    kib: usize,
+) -> Result<(), Unread> {
+    let has = held.as_ref().map_or(0, SemaphorePermit::num_permits);
+    let more = u32::try_from(kib.saturating_sub(has)).map_err(|_| Unread::NoRoom)?;
+    if more == 0 {
+        return Ok(());
+    }
+    let more = from.try_acquire_many(more).map_err(|_| Unread::NoRoom)?;
+    match held {
+        Some(held) => held.merge(more),
+        None => *held = Some(more),
+    }
+    Ok(())
 }
 
 impl Received {

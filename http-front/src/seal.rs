@@ -51,15 +51,15 @@ impl Sealer {
         Ok(Self(ChaCha20Poly1305::new(&key.into())))
     }
 
-    /// With the key in a file, made (mode 0600) if it is not there.
-    pub fn from_file(path: &Path) -> Result<Self, SealError> {
+    /// With the key in a file, made (mode 0600) if it is not there and `may_make` allows it.
+    pub fn from_file(path: &Path, may_make: bool) -> Result<Self, SealError> {
         let failed = |source| SealError::File {
             path: path.display().to_string(),
             source,
         };
         match std::fs::read_to_string(path) {
             Ok(text) => Ok(Self::from_hex(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if may_make && error.kind() == std::io::ErrorKind::NotFound => {
                 let text = hash::hex(&hash::random::<32>());
                 // Whole and durable under a temporary name first: a torn key would lose every secret.
                 let temporary = path.with_extension("baking");
@@ -143,10 +143,14 @@ mod tests {
     fn the_key_file_is_made_once_and_only_its_owner_reads_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
+        let lost = Sealer::from_file(&dir.path().join("lost"), false);
+        assert!(lost.is_err_and(|error| error.to_string().contains("restore it")));
         let path = dir.path().join("master.key");
-        let sealed = Sealer::from_file(&path).unwrap().seal(KeyId(1), "s3cret");
+        let sealed = Sealer::from_file(&path, true)
+            .unwrap()
+            .seal(KeyId(1), "s3cret");
         assert_eq!(
-            Sealer::from_file(&path)
+            Sealer::from_file(&path, true)
                 .unwrap()
                 .open(KeyId(1), &sealed)
                 .unwrap(),

@@ -92,6 +92,17 @@ impl Shards {
     }
 }
 
+impl Shards {
+    /// Tells something that must get through when questions are refused for load (a kill, above
+    /// all), and waits for the answer as long as patience lasts.
+    pub async fn insist(&self, command: Command, patience: Duration) -> Result<Reply, Unanswered> {
+        match tokio::time::timeout(patience, self.tell(command)).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Unanswered::TooLate),
+        }
+    }
+}
+
 /// The log's voice: wakes the pump once for each batch that became durable.
 #[derive(Debug)]
 pub struct Durable {

@@ -12,6 +12,7 @@ use persist::record::{Role, Scopes};
 use persist::{KeyId, Millis, OrgId};
 use sha2::Sha256;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -97,7 +98,7 @@ impl Default for SignatureTable {
 }
 
 impl SignatureTable {
-    /// Notes a valid signature; false if it was used on another path.
+    /// Notes a valid signature; false if it was used on another path, which then changes nothing.
     #[must_use]
     pub fn admit(&self, signature: &[u8; 32], path: &str) -> bool {
         let word = |at: usize| {
@@ -115,44 +116,109 @@ impl SignatureTable {
         let Some(place) = self.0.get(word(0) as usize % SIGNATURES) else {
             return true;
         };
-        let before = place.swap(entry, Ordering::Relaxed);
-        before >> 16 != entry >> 16 || before == entry
+        let before = place.load(Ordering::Relaxed);
+        if before >> 16 == entry >> 16 {
+            return before == entry;
+        }
+        place.store(entry, Ordering::Relaxed);
+        true
     }
 }
 
-/// Failed logins by address and origin: five, then a wait.
-#[derive(Debug, Default)]
-pub struct LoginGuard(Mutex<HashMap<(String, IpAddr), (u32, Millis)>>);
+/// Wrong logins by address and origin: five, then a wait. A table of fixed size, in sets of a few
+/// places: in a full set, whoever has the fewest and oldest tries is forgotten.
+#[derive(Debug)]
+pub struct LoginGuard {
+    sets: Mutex<Box<[[Tries; LOGIN_WAYS]]>>,
+    // Keyed at random: nobody can aim at a set.
+    hasher: RandomState,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Tries {
+    who: u64,
+    wrong: u32,
+    last: Millis,
+}
 
 const LOGIN_TRIES: u32 = 5;
 const LOGIN_WAIT_MS: u64 = 300_000;
-const LOGIN_ENTRIES: usize = 100_000;
+const LOGIN_SETS: usize = 1 << 14;
+const LOGIN_WAYS: usize = 4;
+
+impl Default for LoginGuard {
+    fn default() -> Self {
+        Self {
+            sets: Mutex::new(vec![Default::default(); LOGIN_SETS].into_boxed_slice()),
+            hasher: RandomState::new(),
+        }
+    }
+}
 
 impl LoginGuard {
-    /// Milliseconds to wait, if too many tries failed.
-    pub fn wait(&self, email: &str, ip: IpAddr, now: Millis) -> Option<u64> {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (failed, last) = guard.get(&(email.to_owned(), ip))?;
-        let waited = now.since(*last);
-        (*failed >= LOGIN_TRIES && waited < LOGIN_WAIT_MS).then(|| LOGIN_WAIT_MS - waited)
+    fn with<T>(
+        &self,
+        email: &str,
+        ip: IpAddr,
+        then: impl FnOnce(u64, &mut [Tries; LOGIN_WAYS]) -> T,
+    ) -> Option<T> {
+        let who = self.hasher.hash_one((email, ip));
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = sets.get_mut((who >> 32) as usize % LOGIN_SETS)?;
+        Some(then(who, set))
     }
 
-    /// Notes a try.
-    pub fn note(&self, email: &str, ip: IpAddr, now: Millis, good: bool) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let who = (email.to_owned(), ip);
-        if good {
-            guard.remove(&who);
-            return;
-        }
-        if guard.len() >= LOGIN_ENTRIES {
-            guard.retain(|_, (_, last)| now.since(*last) < LOGIN_WAIT_MS);
-        }
-        let entry = guard.entry(who).or_insert((0, now));
-        if now.since(entry.1) >= LOGIN_WAIT_MS {
-            entry.0 = 0;
-        }
-        *entry = (entry.0 + 1, now);
+    /// Counts a try, as a wrong one until [`LoginGuard::forget`]; or milliseconds to wait, if too
+    /// many were wrong or are being looked at.
+    pub fn admit(&self, email: &str, ip: IpAddr, now: Millis) -> Result<(), u64> {
+        let admitted = self.with(email, ip, |who, set| {
+            for tries in set.iter_mut() {
+                if now.since(tries.last) >= LOGIN_WAIT_MS {
+                    *tries = Tries::default();
+                }
+            }
+            let known = set
+                .iter()
+                .position(|tries| tries.who == who && tries.wrong > 0);
+            // Free places have no tries and come first.
+            let place = match known {
+                Some(at) => set.get_mut(at),
+                None => set.iter_mut().min_by_key(|tries| (tries.wrong, tries.last)),
+            };
+            let Some(place) = place else {
+                return Ok(());
+            };
+            if known.is_none() {
+                *place = Tries {
+                    who,
+                    ..Tries::default()
+                };
+            } else if place.wrong >= LOGIN_TRIES {
+                return Err(LOGIN_WAIT_MS - now.since(place.last));
+            }
+            place.wrong += 1;
+            place.last = now;
+            Ok(())
+        });
+        admitted.unwrap_or(Ok(()))
+    }
+
+    /// A try that was not looked at does not count.
+    pub fn undo(&self, email: &str, ip: IpAddr) {
+        self.change(email, ip, |tries| {
+            tries.wrong = tries.wrong.saturating_sub(1)
+        });
+    }
+
+    /// The password was right: the wrong ones before are forgotten.
+    pub fn forget(&self, email: &str, ip: IpAddr) {
+        self.change(email, ip, |tries| *tries = Tries::default());
+    }
+
+    fn change(&self, email: &str, ip: IpAddr, change: impl FnOnce(&mut Tries)) {
+        let _changed = self.with(email, ip, |who, set| {
+            set.iter_mut().find(|tries| tries.who == who).map(change)
+        });
     }
 }
 
@@ -186,6 +252,7 @@ impl Denied {
                     Code::ApiKeyRevoked => "api_key_revoked",
                     Code::ApiKeyExpired => "api_key_expired",
                     Code::HmacTimestampSkew => "hmac_timestamp_skew",
+                    Code::SignatureReused => "signature_reused",
                     _ => "hmac_mismatch",
                 };
                 ApiError::unauthorized(slug, why)
@@ -339,10 +406,10 @@ fn verify(
         ));
     }
     if !app.signatures.admit(&given, path) {
-        return Err(Denied::Other(ApiError::unauthorized(
-            "signature_reused",
+        return Err(Denied::Known(
+            Code::SignatureReused,
             "this signature was used on another path; sign each request",
-        )));
+        ));
     }
     Ok(())
 }
@@ -452,21 +519,42 @@ mod tests {
         assert!(table.admit(&signature, "/api/v1/gate"));
         assert!(table.admit(&signature, "/api/v1/gate"));
         assert!(!table.admit(&signature, "/api/v1/cancel"));
+        assert!(!table.admit(&signature, "/api/v1/cancel"), "asked twice");
+        assert!(table.admit(&signature, "/api/v1/gate"), "the honest path");
         assert!(table.admit(&hash::sha256(b"two"), "/api/v1/cancel"));
     }
 
     #[test]
-    fn after_five_failed_logins_one_has_to_wait() {
+    fn after_five_wrong_logins_one_has_to_wait() {
         let guard = LoginGuard::default();
         let ip = IpAddr::from([127, 0, 0, 1]);
-        for n in 0..5 {
-            assert_eq!(guard.wait("a@b", ip, Millis(n)), None);
-            guard.note("a@b", ip, Millis(n), false);
+        for n in 1..=5 {
+            assert_eq!(guard.admit("a@b", ip, Millis(n)), Ok(()));
         }
-        assert_eq!(guard.wait("a@b", ip, Millis(4)), Some(LOGIN_WAIT_MS));
-        assert_eq!(guard.wait("c@d", ip, Millis(4)), None);
-        assert_eq!(guard.wait("a@b", ip, Millis(4 + LOGIN_WAIT_MS)), None);
-        guard.note("a@b", ip, Millis(5), true);
-        assert_eq!(guard.wait("a@b", ip, Millis(5)), None);
+        assert_eq!(guard.admit("a@b", ip, Millis(6)), Err(LOGIN_WAIT_MS - 1));
+        assert_eq!(guard.admit("c@d", ip, Millis(6)), Ok(()));
+        assert_eq!(guard.admit("a@b", ip, Millis(5 + LOGIN_WAIT_MS)), Ok(()));
+        for n in 0..100 {
+            let now = Millis(6 + LOGIN_WAIT_MS + n);
+            assert_eq!(guard.admit("a@b", ip, now), Ok(()));
+            guard.forget("a@b", ip);
+            assert_eq!(guard.admit("a@b", ip, now), Ok(()));
+            guard.undo("a@b", ip);
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_addresses_takes_no_memory_and_does_not_free_whoever_waits() {
+        let guard = LoginGuard::default();
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        for n in 1..=5 {
+            assert_eq!(guard.admit("a@b", ip, Millis(n)), Ok(()));
+        }
+        let places = LOGIN_SETS * LOGIN_WAYS;
+        for n in 0..places * 4 {
+            assert_eq!(guard.admit(&format!("{n}@crowd"), ip, Millis(10)), Ok(()));
+        }
+        assert!(guard.admit("a@b", ip, Millis(11)).is_err());
+        assert_eq!(guard.sets.lock().unwrap().len() * LOGIN_WAYS, places);
     }
 }

@@ -10,7 +10,8 @@
 mod support;
 
 use hyper::Method;
-use nullrun_loadtest::client::{Caller, Connection, Protocol};
+use nullrun_loadtest::account::Account;
+use nullrun_loadtest::client::{Answer, Caller, Connection, Protocol};
 use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::shim::Shim;
 use serde_json::{Value, json};
@@ -226,7 +227,7 @@ async fn bodies_that_cannot_be_read_are_4xx_and_change_nothing() {
     let account = stage.account().await;
     let key = Caller::Key(&account.key);
     let deep = "[".repeat(1000);
-    let cases: [(&str, Vec<u8>, u16); 12] = [
+    let cases: [(&str, Vec<u8>, u16); 11] = [
         ("/api/v1/gate", b"{".to_vec(), 400),
         ("/api/v1/gate", b"\xff\xfe".to_vec(), 400),
         ("/api/v1/gate", deep.clone().into_bytes(), 400),
@@ -239,11 +240,6 @@ async fn bodies_that_cannot_be_read_are_4xx_and_change_nothing() {
         (
             "/api/v1/gate",
             br#"{"max_output_tokens":1e300}"#.to_vec(),
-            400,
-        ),
-        (
-            "/api/v1/gate",
-            format!(r#"{{"operation_id":"{}"}}"#, "x".repeat(129)).into_bytes(),
             400,
         ),
         ("/api/v1/track", b"[]".to_vec(), 400),
@@ -378,9 +374,27 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
                 .unwrap()
         })
     };
+    // Nor is the switch that stops an agent which runs away.
+    let pause = {
+        let mut connection = Connection::new(&gateway.endpoint().unwrap());
+        let account = account.clone();
+        tokio::spawn(async move {
+            let pause = account.path(&format!("/workflows/{}/pause", account.workflow));
+            connection
+                .post(&pause, account.operator(), &json!({}))
+                .await
+                .unwrap()
+        })
+    };
     tokio::time::sleep(Duration::from_millis(200)).await;
     mount.hang_syncs(false).unwrap();
     assert_eq!(report.await.unwrap().status, 200);
+    assert_eq!(pause.await.unwrap().text("state"), "Paused");
+    let resume = account.path(&format!("/workflows/{}/resume", account.workflow));
+    connection
+        .post(&resume, account.operator(), &json!({}))
+        .await
+        .unwrap();
     let mut held = json!(null);
     for _ in 0..100 {
         let status = connection
@@ -444,4 +458,253 @@ async fn a_failing_sync_ends_the_gateway_without_an_acknowledgement() {
         .await
         .unwrap();
     assert_eq!(status.status, 200);
+}
+
+/// Asks with a key of an account, unsigned.
+async fn ask(stage: &mut Stage, account: &Account, path: &str, body: Value) -> Answer {
+    stage
+        .connection
+        .post(path, Caller::Key(&account.key), &body)
+        .await
+        .unwrap()
+}
+
+async fn policy(stage: &mut Stage, account: &Account, body: Value) -> Answer {
+    stage
+        .connection
+        .post(&account.path("/policies"), account.operator(), &body)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn holds_too_large_to_be_summed_are_refused_and_the_gateway_lives_on() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    let mut holds = Vec::new();
+    for n in 0..40 {
+        let tokens: u64 = if n % 2 == 0 {
+            1_000_000_000_000
+        } else {
+            1_500_000_000
+        };
+        let body = json!({ "model": "o1-pro", "max_output_tokens": tokens });
+        let answer = ask(&mut stage, &account, "/api/v1/gate", body).await;
+        if answer.is_allow() {
+            holds.push(answer.required("reservation_id").unwrap());
+        } else {
+            assert_eq!(answer.error_code(), "BUDGET_HARD_BLOCKED");
+        }
+    }
+    assert_eq!(holds.len(), 20);
+    for hold in holds {
+        ask(
+            &mut stage,
+            &account,
+            "/api/v1/cancel",
+            json!({ "execution_id": hold }),
+        )
+        .await;
+    }
+    let status = stage
+        .connection
+        .get(&account.path("/status"), account.operator())
+        .await
+        .unwrap();
+    assert_eq!(status.body["held_nanos"], 0);
+}
+
+#[tokio::test]
+async fn patterns_that_would_cost_everybody_time_or_burst_a_record_are_refused() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    let long = "x".repeat(4000);
+    let many = (0..500)
+        .map(|n| format!("a{n}*"))
+        .collect::<Vec<_>>()
+        .join("|");
+    for config in [
+        json!({ "tool_pattern": vec![long.as_str(); 10] }),
+        json!({ "tool_pattern": [many] }),
+        json!({ "tool_pattern": vec!["x"; 257] }),
+    ] {
+        let body = json!({ "name": "p", "policy_type": "ToolBlock", "config": config });
+        let answer = policy(&mut stage, &account, body).await;
+        assert_eq!(
+            (answer.status, answer.error_code()),
+            (400, "INVALID_PATTERN_LIST"),
+            "{}",
+            answer.body
+        );
+    }
+    let matching = json!({ "name": "p", "policy_type": "RateLimit", "config": { "max_calls_per_minute": 5 },
+        "match": { "tools": vec![long.as_str(); 10] } });
+    assert_eq!(policy(&mut stage, &account, matching).await.status, 400);
+    let patterns: Vec<_> = (0..250).map(|n| format!("tool{n}")).collect();
+    let body =
+        json!({ "name": "p", "policy_type": "ToolBlock", "config": { "tool_pattern": patterns } });
+    for n in 0..9 {
+        let answer = policy(&mut stage, &account, body.clone()).await;
+        assert_eq!(
+            answer.status,
+            if n < 8 { 201 } else { 400 },
+            "{}",
+            answer.body
+        );
+    }
+    let tools = json!({ "tools": vec!["same"; 130] });
+    let answer = ask(&mut stage, &account, "/api/v1/gate", tools).await;
+    assert_eq!(
+        (answer.status, answer.error_code()),
+        (200, "TOOL_NAME_INVALID")
+    );
+}
+
+#[tokio::test]
+async fn spend_is_booked_whatever_its_descriptions_look_like() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    for odd in [
+        "agent_id",
+        "latency_ms",
+        "trace_id",
+        "depth",
+        "provider",
+        "tool_name",
+        "error",
+        "type",
+    ] {
+        for value in [
+            json!(7),
+            json!(-3),
+            json!(["a", { "b": 1 }]),
+            json!({}),
+            json!(true),
+            json!("x".repeat(9999)),
+        ] {
+            let mut body = json!({ "model": "claude-haiku-4-5", "input_tokens": 47, "tokens": 47 });
+            body[odd] = value.clone();
+            let answer = ask(&mut stage, &account, "/api/v1/track", body).await;
+            let booked = (answer.status, &answer.body["cost_nanos"]);
+            assert_eq!(
+                booked,
+                (200, &json!(47_000)),
+                "{odd}: {value}: {}",
+                answer.body
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_words_on_a_gate_are_decided_and_not_turned_away() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    let long = "x".repeat(5000);
+    for field in [
+        "operation_id",
+        "execution_id",
+        "trace_id",
+        "model",
+        "action_digest",
+    ] {
+        let mut body = json!({});
+        body[field] = json!(long);
+        let answer = ask(&mut stage, &account, "/api/v1/gate", body.clone()).await;
+        assert!(answer.is_allow(), "{field}: {}", answer.body);
+        let again = ask(&mut stage, &account, "/api/v1/gate", body).await;
+        let same = again.body["reservation_id"] == answer.body["reservation_id"];
+        assert_eq!(same, field == "operation_id", "{field}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_chain_lets_nothing_run() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    let body =
+        json!({ "name": "p", "policy_type": "ToolBlock", "config": { "tool_pattern": ["bash"] } });
+    policy(&mut stage, &account, body).await;
+    for path in ["/api/v1/gate", "/api/v1/execute"] {
+        let body = json!({ "chain_id": "c", "chain_op": "end", "tool": "bash" });
+        let answer = ask(&mut stage, &account, path, body).await;
+        assert_eq!(answer.error_code(), "TOOL_BLOCKED", "{path}");
+    }
+    let end = json!({ "chain_id": "c", "chain_op": "end", "execution_id": "0123456789abcdef" });
+    let answer = ask(&mut stage, &account, "/api/v1/gate", end).await;
+    assert!(
+        answer.is_allow() && answer.body["reservation_id"].is_null(),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_only_flags_limits_nothing() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    for (kind, config) in [
+        ("RateLimit", json!({ "max_calls_per_minute": 1 })),
+        ("BudgetLimit", json!({ "budget_cents": 0 })),
+    ] {
+        let body = json!({ "name": "p", "policy_type": kind, "action": "flag", "config": config });
+        assert_eq!(policy(&mut stage, &account, body).await.status, 201);
+    }
+    for _ in 0..3 {
+        assert!(
+            ask(&mut stage, &account, "/api/v1/gate", json!({}))
+                .await
+                .is_allow()
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_verifies_while_it_is_written() {
+    let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
+    let account = stage.account().await;
+    let mut writers = Vec::new();
+    for _ in 0..8 {
+        let (mut connection, key) = (stage.connect(), account.key.clone());
+        writers.push(tokio::spawn(async move {
+            loop {
+                let body = json!({ "model": "gpt-4o-mini", "input_tokens": 100, "tokens": 100 });
+                connection
+                    .post("/api/v1/track", Caller::Key(&key), &body)
+                    .await
+                    .unwrap();
+            }
+        }));
+    }
+    for _ in 0..25 {
+        let verify = account.path("/ledger/verify");
+        let answer = stage
+            .connection
+            .get(&verify, account.operator())
+            .await
+            .unwrap();
+        assert_eq!(answer.body["verified"], true, "{}", answer.body);
+    }
+    for writer in writers {
+        writer.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_master_key_is_lost_refuses_to_start() {
+    let mut stage = Stage::start(&[]);
+    stage.account().await;
+    stage.gateway.terminate(Duration::from_secs(20)).unwrap();
+    let directory = stage.gateway.settings().data_dir().to_owned();
+    std::fs::remove_file(directory.join("master.key")).unwrap();
+    let directory = directory.to_str().unwrap();
+    let (code, words) = ends(&[
+        ("NULLRUN_DATA_DIR", directory),
+        ("NULLRUN_LISTEN", "127.0.0.1:0"),
+    ]);
+    assert_eq!(code, Some(1));
+    assert!(
+        words.contains("master.key") && words.contains("NULLRUN_MASTER_KEY"),
+        "{words}"
+    );
 }

@@ -200,8 +200,18 @@ pub async fn login(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
     let body: Login = received.json()?;
     let email = email(&body.email)?;
+    if body.password.len() > *limits::PASSWORD_BYTES.end() {
+        return Err(ApiError::field(
+            "password",
+            format!(
+                "password takes at most {} bytes",
+                limits::PASSWORD_BYTES.end()
+            ),
+        ));
+    }
     let now = clock::now();
-    if let Some(wait) = app.logins.wait(&email, ip, now) {
+    // Counted before it is known to be wrong: many at once must not all be tried.
+    if let Err(wait) = app.logins.admit(&email, ip, now) {
         return Err(ApiError {
             retry_after_ms: Some(wait),
             ..ApiError::new(
@@ -213,9 +223,16 @@ pub async fn login(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     }
     let user = app.directory().user_by_email(&email).cloned();
     let stored = user.as_ref().map(|user| user.password_hash.to_string());
-    let good = body.password.len() <= *limits::PASSWORD_BYTES.end()
-        && password::verify(body.password, stored).await;
-    app.logins.note(&email, ip, now, good);
+    let Some(good) = password::verify(body.password, stored).await else {
+        app.logins.undo(&email, ip);
+        return Err(ApiError::unavailable(
+            "overloaded",
+            "too many sign in at this moment; try again in a second",
+        ));
+    };
+    if good {
+        app.logins.forget(&email, ip);
+    }
     let Some(user) = user.filter(|_| good) else {
         return Err(ApiError::unauthorized(
             "invalid_credentials",

@@ -159,14 +159,18 @@ pub async fn verify(
     request: Request,
 ) -> ApiResult {
     let Admitted { org, .. } = admit(&app, &org, request, Role::Viewer, Keys::Refused).await?;
-    let _one_at_a_time = app
-        .verifying
-        .acquire()
+    let one_at_a_time = Arc::clone(&app.verifying)
+        .acquire_owned()
         .await
         .map_err(|_| ApiError::unavailable("shutting_down", "the gateway is stopping"))?;
     let (view, as_of) = read(&app, org).await?;
     let rebuild = app.rebuild.clone();
-    let replayed = tokio::task::spawn_blocking(move || rebuild.replay(as_of)).await;
+    let replayed = tokio::task::spawn_blocking(move || {
+        // It goes on when the asker hangs up, and so does its turn.
+        let _turn = one_at_a_time;
+        rebuild.replay(as_of)
+    })
+    .await;
     let engine = match replayed {
         Ok(Ok(engine)) => engine,
         Ok(Err(error)) => {

@@ -3,7 +3,7 @@
 use super::decision::{Echo, Style, render, reservation};
 use super::number;
 use crate::app::App;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
 use crate::hash;
 use crate::request::{self, Received};
 use crate::shards::Unanswered;
@@ -83,7 +83,6 @@ async fn decide(app: &App, request: Request, endpoint: Endpoint) -> ApiResult {
         Err(denied) => return denied_answer(denied, &received, style),
     };
     let body: Body = received.json()?;
-    bounds(&body)?;
     let echo = Echo {
         operation_id: body.operation_id.as_deref(),
         execution_id: body.execution_id.as_deref(),
@@ -129,8 +128,21 @@ fn stopping() -> Decision {
 /// At protocol 4 a 401 stops the agent; before that it would let it go on, so known keys are told
 /// with a block.
 fn denied_answer(denied: Denied, received: &Received, style: Style) -> ApiResult {
-    match denied {
-        Denied::Known(code, why) if style.protocol < Protocol::V4 || code == Code::MissingScope => {
+    let told = match &denied {
+        Denied::Known(code, why)
+            if style.protocol < Protocol::V4 || *code == Code::MissingScope =>
+        {
+            Some((*code, *why))
+        }
+        // No client stops at a 5xx.
+        Denied::Other(_) => Some((
+            Code::InternalError,
+            "the gateway cannot check this key; its log says what to do",
+        )),
+        _ => None,
+    };
+    match told {
+        Some((code, why)) => {
             let body: Option<Body> = serde_json::from_slice(&received.body).ok();
             let echo = body.as_ref().map(|body| Echo {
                 operation_id: body.operation_id.as_deref(),
@@ -143,41 +155,8 @@ fn denied_answer(denied: Denied, received: &Received, style: Style) -> ApiResult
                 style,
             ))
         }
-        denied => Err(denied.into_error()),
+        None => Err(denied.into_error()),
     }
-}
-
-fn bounds(body: &Body) -> ApiResult<()> {
-    let ids = [
-        ("organization_id", &body.organization_id),
-        ("execution_id", &body.execution_id),
-        ("trace_id", &body.trace_id),
-        ("operation_id", &body.operation_id),
-        ("approval_id", &body.approval_id),
-        ("action_digest", &body.action_digest),
-    ];
-    for (field, value) in ids {
-        if value
-            .as_ref()
-            .is_some_and(|value| value.len() > limits::ID_BYTES)
-        {
-            return Err(ApiError::field(
-                field,
-                format!("{field} may have {} bytes", limits::ID_BYTES),
-            ));
-        }
-    }
-    if body
-        .model
-        .as_ref()
-        .is_some_and(|model| model.len() > limits::NAME_BYTES)
-    {
-        return Err(ApiError::field(
-            "model",
-            format!("model may have {} bytes", limits::NAME_BYTES),
-        ));
-    }
-    Ok(())
 }
 
 /// The question for the engine, or the refusal that needs no engine.
@@ -206,6 +185,7 @@ fn ask(
         .model
         .as_deref()
         .filter(|model| *model != "budget-precheck" && !model.is_empty());
+    let kept = |text: &Option<String>| text.clone().map(|text| text::cut(text, limits::ID_BYTES));
     let digest = body.action_digest.as_deref();
     let now = clock::now();
     let slot = workflow.slot(key.org);
@@ -238,21 +218,32 @@ fn ask(
         key: key.id,
         workflow,
         operation,
-        operation_id: body.operation_id.clone(),
-        execution_id: body.execution_id.clone(),
-        trace_id: body.trace_id.clone(),
-        model: model.map(str::to_owned),
+        operation_id: kept(&body.operation_id),
+        execution_id: kept(&body.execution_id),
+        trace_id: kept(&body.trace_id),
+        model: model.map(|model| text::cut(model.to_owned(), limits::NAME_BYTES)),
         tools,
-        digest: body.action_digest.clone(),
+        digest: kept(&body.action_digest),
         estimated_tokens: body.estimated_tokens,
         max_output_tokens: body.max_output_tokens,
-        chain_end: body.chain_op.as_deref() == Some("end"),
+        chain_end: ends_chain(body, style.endpoint),
         reservation: reservation(body.execution_id.as_deref()),
         must_find_reservation: style.strict_status
             && style.endpoint == Endpoint::Execute
             && body.execution_id.is_some(),
         new_hold: HoldId::mint(now, slot, u64::from_le_bytes(hash::random())),
     })
+}
+
+/// Does the request end a chain and ask for nothing else? Clients repeat a chain's word on calls that
+/// want to run: those are decided like any other.
+fn ends_chain(body: &Body, endpoint: Endpoint) -> bool {
+    let wants_to_run = body.tool.is_some()
+        || body.tools.is_some()
+        || body.model.is_some()
+        || body.max_output_tokens.is_some()
+        || body.estimated_tokens > 1;
+    endpoint == Endpoint::Gate && body.chain_op.as_deref() == Some("end") && !wants_to_run
 }
 
 fn names(text: &str, key: &KeyEntry) -> bool {
@@ -284,15 +275,12 @@ fn workflow(app: &App, key: &KeyEntry, header: Option<&str>) -> Result<WorkflowI
 /// `tools` and `tool` together, lower case, without doubles.
 fn tools(body: &Body) -> Result<Vec<String>, Box<Decision>> {
     let mut tools = Vec::new();
-    for name in body.tools.iter().flatten().chain(&body.tool) {
+    for (index, name) in body.tools.iter().flatten().chain(&body.tool).enumerate() {
         let name = name.trim();
         if name.is_empty() {
             continue;
         }
-        if name.len() > limits::NAME_BYTES
-            || text::has_control(name)
-            || tools.len() == limits::TOOLS
-        {
+        if name.len() > limits::NAME_BYTES || text::has_control(name) || index > limits::TOOLS {
             let why = format!(
                 "a tool name has at most {} bytes and no control characters, and a call at most {} tools",
                 limits::NAME_BYTES,

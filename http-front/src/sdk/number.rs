@@ -1,6 +1,8 @@
-//! Numbers as clients send them: integers, integral floats, or null.
+//! Values as clients send them: counts that must be right, and descriptions that need not be.
 
+use serde::Deserialize as _;
 use serde::de::{Deserializer, Error, Visitor};
+use serde_json::Value;
 use std::fmt;
 
 /// Reads a count: a number not below 0, null as 0.
@@ -76,6 +78,20 @@ impl<'de> Visitor<'de> for Count {
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
         count(deserializer)
     }
+}
+
+/// Reads a text; anything else is as good as absent.
+pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    })
+}
+
+/// Reads a count; anything else is as good as absent.
+pub fn any_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_u64())
 }
 
 /// Replaces the bare words `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON does not

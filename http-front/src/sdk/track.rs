@@ -26,12 +26,8 @@ const CHUNK: usize = 1000;
 /// One event as clients send it; fields that are not needed are skipped.
 #[derive(Debug, Deserialize)]
 struct Event {
+    // What decides identity and money must be right.
     event_id: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    reservation_id: Option<String>,
-    execution_id: Option<String>,
-    workflow_id: Option<String>,
     #[serde(default, deserialize_with = "number::count")]
     tokens: u64,
     #[serde(default, deserialize_with = "number::count")]
@@ -44,18 +40,35 @@ struct Event {
     cache_write_tokens: u64,
     #[serde(default, deserialize_with = "number::count")]
     reasoning_tokens: u64,
+    // What only describes is taken as it comes: spend is not refused for a strange label.
+    #[serde(rename = "type", default, deserialize_with = "number::text")]
+    kind: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
+    reservation_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
+    execution_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
+    workflow_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     model: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     provider: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     tool_name: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     trace_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     span_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     parent_span_id: Option<String>,
+    #[serde(default, deserialize_with = "number::text")]
     agent_id: Option<String>,
-    #[serde(default, deserialize_with = "number::maybe")]
+    #[serde(default, deserialize_with = "number::text")]
+    error: Option<String>,
+    #[serde(default, deserialize_with = "number::any_count")]
     depth: Option<u64>,
-    #[serde(default, deserialize_with = "number::maybe")]
+    #[serde(default, deserialize_with = "number::any_count")]
     latency_ms: Option<u64>,
-    error: Option<Value>,
 }
 
 fn sign_in(app: &App, received: &Received) -> ApiResult<Caller> {
@@ -334,10 +347,6 @@ fn reported(app: &App, caller: &Caller, event: Event, header: Option<&str>) -> A
         label: if own { None } else { name(event.workflow_id) },
         agent_id: id(event.agent_id),
         latency_ms: event.latency_ms,
-        error: event
-            .error
-            .as_ref()
-            .and_then(Value::as_str)
-            .map(|e| cut(e.to_owned(), limits::NAME_BYTES)),
+        error: name(event.error),
     })
 }
