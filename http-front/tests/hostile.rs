@@ -137,8 +137,8 @@ fn clients_that_hang_up_do_not_get_more_passwords_hashed_at_once() {
         .unwrap();
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200"));
     let more = most_memory_mib(&stage.gateway) - before;
-    // Two at once take 38 MiB.
-    assert!(more < 120, "{more} MiB for clients that are gone");
+    // Two at once take 38 MiB, and the allocator keeps some for each thread; sixty take 1,100.
+    assert!(more < 300, "{more} MiB for clients that are gone");
 }
 
 #[tokio::test]
