@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of a body, unless it reports.
-pub const BODY_BYTES: usize = 64 << 10;
+///
+/// Some clients send a tool's raw arguments along with the question.
+pub const BODY_BYTES: usize = 1 << 20;
 /// Bytes of a body of reports.
 pub const REPORT_BYTES: usize = 10 << 20;
 /// Bytes of a body past its bound that are still read, and dropped: a client that sends its whole
@@ -134,11 +136,11 @@ async fn discard(body: &mut Body) {
     }
 }
 
-/// KiB that bodies may take together: whoever sends them is not known yet. What is past the bound
-/// of a small body has its own, so that large ones do not keep questions out.
+/// KiB that bodies may take together: whoever sends them is not known yet. What is past the first
+/// [`SMALL_KIB`] of a body has its own, so that large ones do not keep questions out.
 static SMALL: Semaphore = Semaphore::const_new(128 << 10);
 static LARGE: Semaphore = Semaphore::const_new(128 << 10);
-const SMALL_KIB: usize = BODY_BYTES >> 10;
+const SMALL_KIB: usize = 64;
 
 /// A body's bytes, with the room they take of all bodies' until they are dropped.
 #[derive(Debug, Default)]

@@ -227,7 +227,7 @@ async fn only_reports_may_be_large() {
     let mut stage = Stage::start(&[("NULLRUN_HMAC_REQUIRED", "false")]);
     let account = stage.account().await;
     let key = Caller::Key(&account.key);
-    let spaces = vec![b' '; (64 << 10) + 1];
+    let spaces = vec![b' '; (1 << 20) + 1];
     for (path, status) in [
         ("/api/v1/gate", 413),
         ("/api/v1/execute", 413),
