@@ -84,7 +84,11 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decisio
     };
     let (Some(org), Some(workflow)) = (
         context.directory.org(ask.org),
-        context.shard.workflow(ask.workflow),
+        // The front has seen to that already; invariant 9 does not hang on it alone.
+        context
+            .shard
+            .workflow(ask.workflow)
+            .filter(|workflow| workflow.org == ask.org),
     ) else {
         return refuse(Block::new(
             Code::WorkflowIdRequired,
@@ -186,10 +190,18 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decisio
     }
 }
 
-/// The front has checked the key already; it may have been revoked while the call waited.
+/// The front has checked the key already; it may have ended while the call waited.
 fn key_refusal(context: &Context<'_>, ask: &Ask) -> Option<Block> {
     match context.directory.key(ask.key) {
-        Some(key) if key.revoked_at.is_none() => None,
+        Some(key)
+            if key.revoked_at.is_none() && key.expires_at.is_none_or(|at| context.now <= at) =>
+        {
+            None
+        }
+        Some(key) if key.revoked_at.is_none() => Some(Block::new(
+            Code::ApiKeyExpired,
+            "this API key's time is over; use another",
+        )),
         _ => Some(Block::new(
             Code::ApiKeyRevoked,
             "this API key was revoked; use another",
