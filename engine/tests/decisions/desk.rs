@@ -282,6 +282,19 @@ impl Desk {
         id
     }
 
+    /// A key of the workflow that works until `at`.
+    pub fn add_key_until(&mut self, at: Millis) -> KeyId {
+        let id = KeyId(self.fresh());
+        let mut key = new_key(id, Some(WORKFLOW), None);
+        key.expires_at = Some(at);
+        self.manage(Manage::CreateKey {
+            org: ORG,
+            actor: Actor::System,
+            key,
+        });
+        id
+    }
+
     /// A policy of the org, changed as told.
     pub fn add_policy(
         &mut self,

@@ -258,3 +258,26 @@ fn a_call_that_names_no_tool_is_refused_where_it_could_have_named_one() {
         });
     }
 }
+
+#[test]
+fn a_key_that_ends_while_its_call_waits_is_refused() {
+    let mut desk = Desk::new();
+    let key = desk.add_key_until(persist::Millis(desk.engine.now().0 + 1000));
+    desk.allowed(|ask| ask.key = key);
+    desk.wait(1001);
+    let expired = desk.refused(|ask| ask.key = key);
+    assert_eq!(expired.code, Code::ApiKeyExpired);
+}
+
+#[test]
+fn a_workflow_of_another_org_is_none_of_ours() {
+    let mut desk = Desk::new();
+    let (org, workflow, key) = (
+        persist::OrgId(desk.fresh()),
+        persist::WorkflowId(desk.fresh()),
+        persist::KeyId(desk.fresh()),
+    );
+    desk.sign_up(org, workflow, key);
+    let foreign = desk.refused(|ask| ask.workflow = workflow);
+    assert_eq!(foreign.code, Code::WorkflowIdRequired);
+}
