@@ -1,11 +1,16 @@
 //! The narrow waist to storage: one directory of flat, named files. `PlainDisk` is the file system,
-//! `MemoryDisk` keeps nothing, `FaultyDisk` loses what a crash may lose.
+//! `GlommioDisk` the file system with its appends through io_uring, `MemoryDisk` keeps nothing,
+//! `FaultyDisk` loses what a crash may lose.
 
 mod faulty;
+#[cfg(target_os = "linux")]
+mod glommio;
 mod memory;
 mod plain;
 
 pub use faulty::{Faults, FaultyDisk};
+#[cfg(target_os = "linux")]
+pub use glommio::GlommioDisk;
 pub use memory::MemoryDisk;
 pub use plain::PlainDisk;
 
@@ -28,6 +33,20 @@ pub trait Disk: Debug + Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
     /// For messages.
     fn path_of(&self, name: &str) -> String;
+    /// A named place where the machine may die (see [`crate::crash_points`]). Only the disks that
+    /// tests use do something here: an error means that it died, and everything after fails too.
+    fn reach(&self, _point: &'static str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Does the error say that there is no space: the disk is full, or this user's share of it?
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// An open file. Bytes are durable only after `sync`.

@@ -165,51 +165,44 @@ pub enum NotAFrame {
 /// Checks the frame at the start of `bytes`, which stand at `place`; returns its header and
 /// payload.
 pub fn parse(bytes: &[u8], place: Place) -> Result<(Header, &[u8]), NotAFrame> {
-    let header = bytes
-        .get(..HEADER_LEN)
-        .ok_or(if bytes.iter().all(|b| *b == 0) {
-            NotAFrame::Blank
-        } else {
-            NotAFrame::Header
-        })?;
-    if u32_at(header, 0) != MAGIC {
-        let blank = header.iter().all(|b| *b == 0);
+    let Some(header) = header(bytes, place) else {
+        let start = bytes.get(..HEADER_LEN).unwrap_or(bytes);
+        let blank = start.iter().all(|b| *b == 0);
         return Err(if blank {
             NotAFrame::Blank
         } else {
             NotAFrame::Header
         });
-    }
-    let header_crc = crc(place.seed(), header.get(..24).unwrap_or_default());
-    let payload_len = u32_at(header, 4);
-    if header_crc != u32_at(header, 24) || payload_len as usize > MAX_PAYLOAD {
-        return Err(NotAFrame::Header);
-    }
+    };
     let payload = bytes
-        .get(HEADER_LEN..HEADER_LEN + payload_len as usize)
+        .get(HEADER_LEN..HEADER_LEN + header.payload_len as usize)
         .ok_or(NotAFrame::Payload)?;
-    let payload_crc = crc(header_crc, payload);
-    if payload_crc != u32_at(header, 28) {
+    if crc(header.header_crc, payload) != header.payload_crc {
         return Err(NotAFrame::Payload);
     }
-    let header = Header {
-        payload_len,
-        first_lsn: Lsn(u64_at(header, 8)),
-        count: u32_at(header, 16),
-        prev_crc: u32_at(header, 20),
-        header_crc,
-        payload_crc,
-    };
     Ok((header, payload))
 }
 
-/// The first LSN in the header at the start of `bytes`, if that header is whole.
+/// The header at the start of `bytes`, if it is whole. Whether its payload is, is not looked at.
 #[must_use]
-pub fn header_lsn(bytes: &[u8], place: Place) -> Option<Lsn> {
-    let header = bytes.get(..HEADER_LEN)?;
-    let whole = u32_at(header, 0) == MAGIC
-        && crc(place.seed(), header.get(..24).unwrap_or_default()) == u32_at(header, 24);
-    whole.then(|| Lsn(u64_at(header, 8)))
+pub fn header(bytes: &[u8], place: Place) -> Option<Header> {
+    let bytes = bytes.get(..HEADER_LEN)?;
+    if u32_at(bytes, 0) != MAGIC {
+        return None;
+    }
+    let header_crc = crc(place.seed(), bytes.get(..24).unwrap_or_default());
+    let payload_len = u32_at(bytes, 4);
+    if header_crc != u32_at(bytes, 24) || payload_len as usize > MAX_PAYLOAD {
+        return None;
+    }
+    Some(Header {
+        payload_len,
+        first_lsn: Lsn(u64_at(bytes, 8)),
+        count: u32_at(bytes, 16),
+        prev_crc: u32_at(bytes, 20),
+        header_crc,
+        payload_crc: u32_at(bytes, 28),
+    })
 }
 
 /// Takes the next record off a payload.

@@ -69,6 +69,14 @@ id!(
     UserId
 );
 id!(
+    /// A session of a person.
+    SessionId
+);
+id!(
+    /// An invitation to an org.
+    InviteId
+);
+id!(
     /// A policy.
     PolicyId
 );

@@ -1,16 +1,21 @@
 //! The writer of the log: one, owned, synchronous. It knows where the next frame goes and nothing
 //! of threads; `group_commit` drives it, so does the simulator.
 //!
-//! After any error the writer is of no further use: what reached the disk is unknown, and a sync
-//! that failed once must never be tried again. Recovery reads the disk and decides.
+//! After any error but [`Error::Full`] the writer is of no further use: what reached the disk is
+//! unknown, and a sync that failed once must never be tried again. Recovery reads the disk and
+//! decides.
+//!
+//! A full disk is met before a frame is touched: `space` makes room first.
+
+mod space;
 
 use crate::disk::{Disk, DiskFile};
-use crate::frame::{FrameBuf, HEADER_LEN, Place};
+use crate::frame::{FrameBuf, Place};
 use crate::ids::LogId;
 use crate::reader::{self, Tail};
-use crate::segment::{self, FIRST_FRAME, PIECE};
+use crate::segment::{self, FIRST_FRAME, PIECE, Prepared};
 use crate::units::Lsn;
-use crate::{Error, Result};
+use crate::{Error, Result, crash_points, whole_file};
 use std::sync::Arc;
 
 /// How the log is laid out.
@@ -18,12 +23,16 @@ use std::sync::Arc;
 pub struct Options {
     /// A segment is closed when the next frame would pass this many bytes.
     pub segment_bytes: u64,
+    /// When all segments together reach this many bytes, [`Writer::room`] says so. Nothing is
+    /// refused here.
+    pub quota_bytes: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            quota_bytes: None,
         }
     }
 }
@@ -54,6 +63,12 @@ pub struct Writer {
     zeroed_to: u64,
     next_lsn: Lsn,
     prev_crc: u32,
+    /// The next segment, once this one is half full.
+    next: Option<Prepared>,
+    /// Making room failed for want of space, and has not succeeded since.
+    full: bool,
+    /// Bytes of the segments before this one.
+    older_bytes: u64,
 }
 
 impl Writer {
@@ -90,6 +105,9 @@ impl Writer {
         let path = disk.path_of(&name);
         let mut file = disk.open(&name).map_err(|e| Error::io("open", &path, e))?;
         let zeroed_to = Self::cut(file.as_mut(), &tail, &path)?;
+        if tail.torn_bytes > 0 {
+            whole_file::reach(disk.as_ref(), crash_points::RECOVERY_CUT)?;
+        }
         // What was read may sit in the page cache only.
         file.sync().map_err(|e| Error::io("sync", &path, e))?;
         disk.sync_dir()
@@ -101,7 +119,7 @@ impl Writer {
             replayed,
             cut_bytes: tail.torn_bytes,
         };
-        let writer = Self {
+        let mut writer = Self {
             disk,
             options,
             log: tail.log,
@@ -112,14 +130,22 @@ impl Writer {
             zeroed_to,
             next_lsn: tail.next_lsn,
             prev_crc: tail.prev_crc,
+            next: None,
+            full: false,
+            older_bytes: 0,
         };
+        writer.recount()?;
         Ok((writer, recovery))
     }
 
     fn create(disk: Arc<dyn Disk>, options: Options, log: LogId) -> Result<(Self, Recovery)> {
         let number = 1;
-        let (file, zeroed_to) =
-            segment::bake(disk.as_ref(), log, number, PIECE.min(options.segment_bytes))?;
+        let first = Prepared::make(disk.as_ref(), log, number, PIECE.min(options.segment_bytes))?;
+        if !first.show(disk.as_ref())? {
+            return Err(Error::Full {
+                file: disk.path_of(&segment::name(number)),
+            });
+        }
         let path = disk.path_of(&segment::name(number));
         let writer = Self {
             disk,
@@ -127,11 +153,14 @@ impl Writer {
             log,
             segment: number,
             path,
-            file,
+            file: first.file,
             offset: FIRST_FRAME,
-            zeroed_to,
+            zeroed_to: first.zeroed_to,
             next_lsn: Lsn(1),
             prev_crc: 0,
+            next: None,
+            full: false,
+            older_bytes: 0,
         };
         Ok((
             writer,
@@ -147,13 +176,14 @@ impl Writer {
     /// Zeroes what a torn frame left; returns where the zeros end.
     fn cut(file: &mut dyn DiskFile, tail: &Tail, path: &str) -> Result<u64> {
         if tail.torn_bytes > 0 {
-            segment::write_zeros(file, tail.offset, tail.torn_bytes)
+            let mut from = tail.offset;
+            segment::write_zeros(file, &mut from, tail.offset + tail.torn_bytes)
                 .map_err(|e| Error::io("cut the torn tail of", path, e))?;
         }
         Ok(tail.file_len.max(tail.offset))
     }
 
-    /// Removes segments prepared behind the tail: their place is taken again when it is needed.
+    /// Removes segments shown behind the tail, with no frame in them: their place is taken again when it is needed.
     fn remove_unused(disk: &dyn Disk, tail: u64) -> Result<()> {
         for number in segment::list(disk)?
             .into_iter()
@@ -162,6 +192,7 @@ impl Writer {
             let name = segment::name(number);
             disk.remove(&name)
                 .map_err(|e| Error::io("remove", &disk.path_of(&name), e))?;
+            whole_file::reach(disk, crash_points::RECOVERY_UNUSED_REMOVED)?;
         }
         disk.sync_dir()
             .map_err(|e| Error::io("sync", &disk.path_of(""), e))
@@ -180,11 +211,14 @@ impl Writer {
     }
 
     /// Writes one frame. It is durable only after [`Writer::sync`]. Returns its last LSN.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no room for it: nothing has changed, and it may be tried again.
     pub fn write(&mut self, frame: &mut FrameBuf) -> Result<Lsn> {
-        let span =
-            ((HEADER_LEN + frame.payload_len()) as u64).next_multiple_of(crate::frame::ALIGN);
-        if self.offset + span > self.options.segment_bytes && self.offset > FIRST_FRAME {
-            self.roll()?;
+        if !self.make_room(frame)? {
+            return Err(Error::Full {
+                file: self.path.clone(),
+            });
         }
         let place = Place {
             log: self.log,
@@ -193,21 +227,13 @@ impl Writer {
         };
         let count = u64::from(frame.count());
         let (bytes, crc) = frame.finish(place, self.next_lsn, self.prev_crc);
-        let end = self.offset + bytes.len() as u64;
-        if end > self.zeroed_to {
-            // The zeros ahead are used up: this frame pays for a piece more.
-            let piece = PIECE.min(self.options.segment_bytes);
-            self.zeroed_to = segment::write_zeros(
-                self.file.as_mut(),
-                self.zeroed_to,
-                end - self.zeroed_to + piece,
-            )
-            .map_err(|e| Error::io("extend", &self.path, e))?;
-        }
         self.file
             .write_at(self.offset, bytes)
             .map_err(|e| Error::io("write", &self.path, e))?;
-        self.offset = end;
+        if self.offset == FIRST_FRAME {
+            whole_file::reach(self.disk.as_ref(), crash_points::SEGMENT_FIRST_FRAME)?;
+        }
+        self.offset += bytes.len() as u64;
         self.prev_crc = crc;
         self.next_lsn = self.next_lsn.plus(count);
         Ok(Lsn(self.next_lsn.0 - 1))
@@ -218,36 +244,5 @@ impl Writer {
         self.file
             .sync()
             .map_err(|e| Error::io("sync", &self.path, e))
-    }
-
-    /// Writes zeros ahead if they run low; called when there is nothing else to do. Returns whether
-    /// it did something (which is then not yet synced).
-    pub fn prepare(&mut self) -> Result<bool> {
-        let room = self.zeroed_to - self.offset;
-        if room >= 2 * PIECE || self.zeroed_to + PIECE > self.options.segment_bytes {
-            return Ok(false);
-        }
-        self.zeroed_to = segment::write_zeros(self.file.as_mut(), self.zeroed_to, PIECE)
-            .map_err(|e| Error::io("extend", &self.path, e))?;
-        Ok(true)
-    }
-
-    /// Closes this segment (it is durable: the frame in flight is synced before the next is
-    /// written) and begins the next.
-    fn roll(&mut self) -> Result<()> {
-        let number = self.segment + 1;
-        let (file, zeroed_to) = segment::bake(
-            self.disk.as_ref(),
-            self.log,
-            number,
-            PIECE.min(self.options.segment_bytes),
-        )?;
-        self.file = file;
-        self.path = self.disk.path_of(&segment::name(number));
-        self.segment = number;
-        self.offset = FIRST_FRAME;
-        self.zeroed_to = zeroed_to;
-        self.prev_crc = 0;
-        Ok(())
     }
 }

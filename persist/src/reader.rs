@@ -1,12 +1,17 @@
-//! Reads the log in order: for recovery, snapshots, verification. Frames are checked one by one;
-//! where they stop, the reader decides between the end, a torn tail and damage.
+//! Reads the log in order and judges its end: for recovery, export and verification. Frames are
+//! checked one by one; where they stop, the reader decides between the end, a torn tail and damage.
+//! Whoever reads behind a running writer uses [`crate::follow`] instead.
 
-use crate::disk::{Disk, read_all};
-use crate::frame::{self, ALIGN, Header, NotAFrame, Place};
+use crate::disk::Disk;
+use crate::frame;
 use crate::ids::LogId;
+use crate::scan::{Frame, Scan, describe, later_frame, used};
 use crate::segment::{self, FIRST_FRAME};
 use crate::units::Lsn;
 use crate::{Error, Result};
+
+/// Bytes read at once.
+const PIECE: usize = 1 << 20;
 
 /// Where the log ends, as far as it can be read.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +35,10 @@ pub struct Tail {
 /// Visits every record with `from < lsn ≤ until` and returns the tail; `None` if there is no log.
 ///
 /// With `until` short of the end, reading stops there and the tail is not judged.
+///
+/// # Errors
+/// [`Error::Gone`] if the log begins behind `from`, [`Error::Damaged`] if something that was durable
+/// cannot be read back.
 pub fn read(
     disk: &dyn Disk,
     from: Lsn,
@@ -50,7 +59,7 @@ pub fn read(
         }
     }
     let (start, next_lsn) = first_needed(disk, &numbers, from)?;
-    let mut scan = Scan {
+    let mut reading = Reading {
         from,
         until,
         next_lsn,
@@ -58,55 +67,36 @@ pub fn read(
         log: None,
     };
     for (index, number) in numbers.iter().enumerate().skip(start) {
-        let name = segment::name(*number);
-        let path = disk.path_of(&name);
-        let file = disk.open(&name).map_err(|e| Error::io("open", &path, e))?;
-        let bytes = read_all(file.as_ref()).map_err(|e| Error::io("read", &path, e))?;
-        let log = segment::check_header(&bytes, *number, &path)?;
-        if *scan.log.get_or_insert(log) != log {
-            return Err(Error::Damaged {
-                file: path,
-                offset: 16,
-                what: "it belongs to another log".to_owned(),
-            });
+        let mut scan = Scan::open(disk, *number, PIECE)?;
+        if *reading.log.get_or_insert(scan.log) != scan.log {
+            return Err(scan.damaged(16, "it belongs to another log".to_owned()));
         }
         let last = index + 1 == numbers.len();
-        if scan.segment(&bytes, *number, log, &path, last, visit)? {
+        if reading.segment(&mut scan, last, visit)? {
             break;
         }
     }
-    Ok(scan.tail)
+    Ok(reading.tail)
 }
 
 /// Index of the first segment that holds a record after `from`, and the LSN it begins with, where
 /// that is known for certain.
-fn first_needed(disk: &dyn Disk, numbers: &[u64], from: Lsn) -> Result<(usize, Option<Lsn>)> {
+pub(crate) fn first_needed(
+    disk: &dyn Disk,
+    numbers: &[u64],
+    from: Lsn,
+) -> Result<(usize, Option<Lsn>)> {
     // A segment can be skipped when the one behind it begins at or before `from + 1`.
     for (index, number) in numbers.iter().enumerate().rev() {
-        let name = segment::name(*number);
-        let path = disk.path_of(&name);
-        let file = disk.open(&name).map_err(|e| Error::io("open", &path, e))?;
-        let mut head = vec![0; FIRST_FRAME as usize + frame::HEADER_LEN];
-        let read = file
-            .read_at(0, &mut head)
-            .map_err(|e| Error::io("read", &path, e))?;
-        head.truncate(read);
-        // A broken header says nothing: were it believed, a torn frame at the beginning of the last
-        // segment could hide every segment before it.
-        let place = Place {
-            log: LogId(frame::u128_at(&head, 16)),
-            segment: *number,
-            offset: FIRST_FRAME,
-        };
-        let header = head.get(FIRST_FRAME as usize..).unwrap_or_default();
-        if let Some(first) = frame::header_lsn(header, place).filter(|lsn| *lsn <= from.next()) {
-            return Ok((index, Some(first)));
+        let first = segment::first_lsn(disk, *number)?;
+        if first.is_some_and(|lsn| lsn <= from.next()) {
+            return Ok((index, first));
         }
     }
     Ok((0, (numbers.first() == Some(&1)).then_some(Lsn(1))))
 }
 
-struct Scan {
+struct Reading {
     from: Lsn,
     until: Lsn,
     next_lsn: Option<Lsn>,
@@ -114,149 +104,118 @@ struct Scan {
     log: Option<LogId>,
 }
 
-impl Scan {
+impl Reading {
     /// Reads one segment; true when nothing behind it matters.
     fn segment(
         &mut self,
-        bytes: &[u8],
-        number: u64,
-        log: LogId,
-        path: &str,
+        scan: &mut Scan,
         last: bool,
         visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
     ) -> Result<bool> {
-        let damaged = |offset, what: String| Error::Damaged {
-            file: path.to_owned(),
-            offset,
-            what,
-        };
-        let place = |offset| Place {
-            log,
-            segment: number,
-            offset,
-        };
-        let mut offset = FIRST_FRAME;
-        let mut prev_crc = 0;
-        let mut frames = 0_u64;
-        let stop = loop {
-            let rest = usize::try_from(offset)
-                .ok()
-                .and_then(|at| bytes.get(at..))
-                .unwrap_or_default();
-            let (header, payload) = match frame::parse(rest, place(offset)) {
-                Ok(found) => found,
-                Err(stop) => break stop,
-            };
-            let expected = *self.next_lsn.get_or_insert(header.first_lsn);
-            if header.first_lsn != expected || header.prev_crc != prev_crc {
-                return Err(damaged(
-                    offset,
-                    format!("LSN {expected} is expected, {} is there", header.first_lsn),
-                ));
-            }
-            if frames == 0 && self.tail.is_none() && expected > self.from.next() {
-                return Err(damaged(
-                    offset,
-                    format!(
-                        "the log begins at LSN {expected}, {} is needed",
-                        self.from.next()
-                    ),
-                ));
-            }
-            self.records(&header, payload, path, offset, visit)?;
-            prev_crc = header.payload_crc;
-            offset += header.span();
-            frames += 1;
-            self.next_lsn = Some(header.next_lsn());
-            if header.next_lsn() > self.until {
+        let mut looked_again = None;
+        let rest = loop {
+            if self.frames(scan, visit)? {
                 return Ok(true);
             }
+            // Anything valid behind the stop was written after what is missing here was durable.
+            let rest = scan.rest()?;
+            let Some(later) = later_frame(scan, &rest) else {
+                break rest;
+            };
+            // Beside a running writer, both may have been written since: look once more.
+            if looked_again == Some(scan.offset) {
+                let stop = scan.peek()?.err();
+                let what = stop.map_or("the frame is broken", describe);
+                let what = format!("{what}, but a whole frame follows at byte {later}");
+                return Err(scan.damaged(scan.offset, what));
+            }
+            looked_again = Some(scan.offset);
         };
-        // Anything valid behind the stop was written after what is missing here was durable.
-        if let Some(later) = later_frame(bytes, offset, place) {
-            return Err(damaged(
-                offset,
-                format!(
-                    "{}, but a whole frame follows at byte {later}",
-                    describe(stop)
-                ),
-            ));
-        }
-        let torn = bytes.get(offset as usize..).unwrap_or_default();
-        let torn_bytes = torn
-            .iter()
-            .rposition(|b| *b != 0)
-            .map_or(0, |last| last as u64 + 1);
-        // A segment is begun only when all before it is durable: a broken end there is not a crash's.
+        let torn_bytes = used(&rest);
+        // A segment is shown only when all before it is durable: a broken end there is not a crash's.
         if let Some(before) = self.tail.filter(|before| before.torn_bytes > 0) {
-            return Err(Error::Damaged {
-                file: path.to_owned(),
-                offset: FIRST_FRAME,
-                what: format!(
-                    "segment {} before it ends in a broken frame at byte {}",
-                    before.segment, before.offset
-                ),
-            });
+            let what = format!(
+                "segment {} before it ends in a broken frame at byte {}",
+                before.segment, before.offset
+            );
+            return Err(scan.damaged(FIRST_FRAME, what));
         }
-        if frames == 0 && self.tail.is_some() && torn_bytes == 0 {
-            // A segment that was prepared and not used: the tail stays where it is.
+        if scan.offset == FIRST_FRAME && self.tail.is_some() && torn_bytes == 0 {
+            // A segment that was shown and not used: the tail stays where it is.
             return Ok(last);
         }
         self.tail = Some(Tail {
-            log,
-            segment: number,
-            offset,
+            log: scan.log,
+            segment: scan.number,
+            offset: scan.offset,
             next_lsn: self.next_lsn.unwrap_or(self.from.next()),
-            prev_crc,
-            file_len: bytes.len() as u64,
+            prev_crc: scan.prev_crc,
+            file_len: scan.file_len()?,
             torn_bytes,
         });
         Ok(last)
     }
 
-    fn records(
-        &self,
-        header: &Header,
-        mut payload: &[u8],
-        path: &str,
-        offset: u64,
+    /// Reads whole frames from where `scan` stands; true when `until` is reached.
+    fn frames(
+        &mut self,
+        scan: &mut Scan,
         visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut lsn = header.first_lsn;
-        for _ in 0..header.count {
-            let record = frame::next_record(&mut payload).ok_or_else(|| Error::Damaged {
-                file: path.to_owned(),
-                offset,
-                what: "a record is longer than its frame".to_owned(),
-            })?;
-            if lsn > self.from && lsn <= self.until {
-                visit(lsn, record)?;
+    ) -> Result<bool> {
+        while let Ok(frame) = scan.peek()? {
+            let header = frame.header;
+            let expected = *self.next_lsn.get_or_insert(header.first_lsn);
+            if header.first_lsn != expected || !frame.in_sequence {
+                return Err(out_of_sequence(&frame, expected));
             }
-            lsn = lsn.next();
+            if frame.offset == FIRST_FRAME && self.tail.is_none() && expected > self.from.next() {
+                return Err(Error::Gone {
+                    file: frame.path.to_owned(),
+                    begins: expected,
+                    needed: self.from.next(),
+                });
+            }
+            for_each_record(&frame, &mut |lsn, record| {
+                if lsn > self.from && lsn <= self.until {
+                    visit(lsn, record)?;
+                }
+                Ok(())
+            })?;
+            self.next_lsn = Some(header.next_lsn());
+            scan.step(&header);
+            if header.next_lsn() > self.until {
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 }
 
-fn describe(stop: NotAFrame) -> &'static str {
-    match stop {
-        NotAFrame::Blank => "there is nothing",
-        NotAFrame::Header => "the frame's header is broken",
-        NotAFrame::Payload => "the frame's payload is broken",
+/// A frame that is whole, in a place where another is due.
+pub(crate) fn out_of_sequence(frame: &Frame<'_>, expected: Lsn) -> Error {
+    Error::Damaged {
+        file: frame.path.to_owned(),
+        offset: frame.offset,
+        what: format!(
+            "LSN {expected} is expected, {} is there",
+            frame.header.first_lsn
+        ),
     }
 }
 
-/// Looks for a whole frame behind `offset`.
-fn later_frame(bytes: &[u8], offset: u64, place: impl Fn(u64) -> Place) -> Option<u64> {
-    let mut at = offset + ALIGN;
-    while let Some(rest) = bytes
-        .get(at as usize..)
-        .filter(|rest| rest.len() >= frame::HEADER_LEN)
-    {
-        if rest.starts_with(b"NRF1") && frame::parse(rest, place(at)).is_ok() {
-            return Some(at);
-        }
-        at += ALIGN;
+/// Visits every record of a frame.
+pub(crate) fn for_each_record(
+    frame: &Frame<'_>,
+    visit: &mut dyn FnMut(Lsn, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut payload = frame.payload;
+    for n in 0..frame.header.count {
+        let record = frame::next_record(&mut payload).ok_or_else(|| Error::Damaged {
+            file: frame.path.to_owned(),
+            offset: frame.offset,
+            what: "a record is longer than its frame".to_owned(),
+        })?;
+        visit(frame.header.first_lsn.plus(u64::from(n)), record)?;
     }
-    None
+    Ok(())
 }

@@ -5,8 +5,12 @@
 //! released struct never change: a new need gets a new variant. `tests/golden_records.rs` holds the
 //! bytes of every variant.
 
+mod directory;
+
+pub use directory::*;
+
 use crate::ids::{HoldId, KeyId, OrgId, PolicyId, UserId, WorkflowId};
-use crate::units::{Lsn, Millis, Nanos};
+use crate::units::{Day, Lsn, Millis, Nanos};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the log.
@@ -28,10 +32,20 @@ pub enum Record<'a> {
     #[serde(borrow)]
     Charged(Charged<'a>),
     /// A hold ended and what was left of it is free again.
-    HoldEnded(HoldEnded),
+    #[serde(borrow)]
+    HoldEnded(HoldEnded<'a>),
     /// A workflow changed its state.
     #[serde(borrow)]
     WorkflowState(WorkflowStateChanged<'a>),
+    /// A chain of calls was kept alive, and its holds with it.
+    ChainRenewed(ChainRenewed),
+    /// A chain of calls is over.
+    ChainEnded(ChainEnded),
+    /// The newest generation of counted events is closed and the next one begins.
+    EventsSealed(EventsSealed),
+    /// What was charged at one price is now booked at another.
+    #[serde(borrow)]
+    Rerated(Rerated<'a>),
 }
 
 /// Which endpoint took a decision.
@@ -79,6 +93,8 @@ pub struct Call<'a> {
     pub execution_id: Option<&'a str>,
     /// The client's `trace_id`.
     pub trace_id: Option<&'a str>,
+    /// The client's `chain_id`.
+    pub chain_id: Option<&'a str>,
     /// The model it named.
     pub model: Option<&'a str>,
     /// The tools it named, joined by newlines (a tool name holds no control character).
@@ -104,19 +120,101 @@ pub struct Cause<'a> {
     pub budget: Option<Arithmetic>,
 }
 
-/// `spent + held + asked ≤ cap`, with the figures at that moment.
+/// A policy that matched a call and did not decide it: it flags, or stands in the shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Which.
+    pub policy: PolicyId,
+    /// Its version at that time.
+    pub version: u64,
+    /// It stands in the shadow.
+    pub shadow: bool,
+    /// It would have refused the call.
+    pub refuses: bool,
+}
+
+/// `spent + held + asked ≤ cap + overdraft`, with the figures at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     /// Whose cap it is.
     pub scope: Scope,
+    /// Over which period.
+    pub period: PeriodKind,
     /// The cap.
     pub cap: Nanos,
+    /// How far beyond it this call might go (soft caps within a chain).
+    pub overdraft: Nanos,
     /// Booked in this period.
     pub spent: Nanos,
     /// Held in this period.
     pub held: Nanos,
     /// What this call asked for.
     pub asked: Nanos,
+}
+
+/// Over which time a cap counts. Days, weeks (from Monday) and months are civil, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum PeriodKind {
+    /// A day.
+    Day,
+    /// A week, from Monday.
+    Week,
+    /// A month.
+    #[default]
+    Month,
+    /// Today and the 29 days before it.
+    Rolling30,
+    /// Since ever.
+    Lifetime,
+}
+
+impl PeriodKind {
+    /// Every kind and its name on the wire.
+    pub const NAMED: [(Self, &'static str); 5] = [
+        (Self::Day, "day"),
+        (Self::Week, "week"),
+        (Self::Month, "month"),
+        (Self::Rolling30, "rolling_30_days"),
+        (Self::Lifetime, "lifetime"),
+    ];
+
+    /// On the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Rolling30 => "rolling_30_days",
+            Self::Lifetime => "lifetime",
+        }
+    }
+}
+
+/// How far beyond a cap the calls of a chain may go: the lesser of the two that are set, nothing if
+/// none is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Overdraft {
+    /// An amount.
+    pub amount: Option<Nanos>,
+    /// A part of the cap, in percent.
+    pub percent: Option<u32>,
+}
+
+/// A call's place in a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainLink {
+    /// First 16 bytes of SHA-256 over (workflow, chain id).
+    pub chain: u128,
+    /// The chain begins with this call, on these terms.
+    pub begins: Option<ChainTerms>,
+}
+
+/// What a chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChainTerms {
+    /// The most it may spend and hold; none when absent.
+    pub cap: Option<Nanos>,
 }
 
 /// The three levels at which caps and policies stand.
@@ -139,6 +237,8 @@ pub struct Refused<'a> {
     /// Why not.
     #[serde(borrow)]
     pub cause: Cause<'a>,
+    /// Policies that only had something to say.
+    pub notes: Vec<Note>,
 }
 
 /// An allow that holds money.
@@ -155,10 +255,14 @@ pub struct HoldMinted<'a> {
     pub amount: Nanos,
     /// When it ends by itself.
     pub expires_at: Millis,
-    /// First instant of the budget period it counts in.
-    pub period_start: Millis,
+    /// The day it counts in, and everything that is charged on it.
+    pub day: Day,
     /// The request's identity, if it named an operation.
     pub operation: Option<Operation>,
+    /// The chain it belongs to.
+    pub chain: Option<ChainLink>,
+    /// Policies that only had something to say.
+    pub notes: Vec<Note>,
 }
 
 /// An allow on a live hold (`/execute` after `/gate`).
@@ -171,15 +275,38 @@ pub struct HoldUsed<'a> {
     pub hold: HoldId,
     /// The request's identity, if it named an operation.
     pub operation: Option<Operation>,
+    /// The chain this call belongs to.
+    pub chain: Option<ChainLink>,
+    /// Policies that only had something to say.
+    pub notes: Vec<Note>,
 }
 
 /// Identity of a request: the same key with the same fingerprint is the same request again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// First 16 bytes of SHA-256 over (workflow, endpoint, operation id, approval id).
+    /// First 16 bytes of SHA-256 over (workflow, operation id, approval id if there is one); the lowest
+    /// bit tells the endpoint instead.
     pub key: u128,
     /// First 8 bytes of SHA-256 over what must be equal (tool, tools, model, tokens, digest).
     pub fingerprint: u64,
+}
+
+impl Operation {
+    /// The operation of a call at an endpoint.
+    #[must_use]
+    pub const fn of(call: u128, endpoint: Endpoint, fingerprint: u64) -> Self {
+        let executes = matches!(endpoint, Endpoint::Execute) as u128;
+        Self {
+            key: call & !1 | executes,
+            fingerprint,
+        }
+    }
+
+    /// The key of the same call at the other endpoint.
+    #[must_use]
+    pub const fn twin(&self) -> u128 {
+        self.key ^ 1
+    }
 }
 
 /// Token counts of an event. Absent on the wire is 0 here.
@@ -274,19 +401,66 @@ pub struct Charged<'a> {
     pub payer: KeyId,
     /// The hold it was booked against, if that was open.
     pub hold: Option<HoldId>,
-    /// First instant of the budget period it counts in.
-    pub period_start: Millis,
+    /// The day it counts in: that of its hold, else the day it arrived.
+    pub day: Day,
     /// What it cost.
     pub cost: Nanos,
     /// How much of that the hold covered.
     pub from_hold: Nanos,
     /// Remarks.
     pub flags: ChargeFlags,
+    /// Whose price it was: [`ModelPrice::version`], 0 for a built-in or a provisional one.
+    pub price: u64,
     /// Identity of the event within its org, when it had an `event_id`.
     pub event_key: Option<u128>,
     /// What was reported.
     #[serde(borrow)]
     pub event: Event<'a>,
+}
+
+/// Tokens by the rate they are charged at, whatever way a provider counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rated {
+    /// At the input rate.
+    pub input: u64,
+    /// At the output rate.
+    pub output: u64,
+    /// At the rate of what is read from the cache.
+    pub cache_read: u64,
+    /// At the rate of what is written to it.
+    pub cache_write: u64,
+    /// At the rate of reasoning.
+    pub reasoning: u64,
+}
+
+/// Charges of one day, workflow, key and model, booked at one price, are booked at another from here
+/// on. The charges themselves stay as they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rerated<'a> {
+    /// When.
+    pub at: Millis,
+    /// Whose.
+    pub org: OrgId,
+    /// Of which workflow.
+    pub workflow: WorkflowId,
+    /// The key they count for.
+    pub payer: KeyId,
+    /// The day they count in.
+    pub day: Day,
+    /// The model, as it was reported, lower case.
+    pub model: &'a str,
+    /// Version of the price they were booked at; 0 for the provisional one.
+    pub from: u64,
+    /// Version of the price they are booked at now.
+    pub to: u64,
+    /// All their tokens.
+    pub tokens: Rated,
+    /// What they had cost.
+    pub before: Nanos,
+    /// What they cost now.
+    pub after: Nanos,
+    /// By whom.
+    pub actor: Actor,
 }
 
 /// Why a hold ended.
@@ -300,11 +474,13 @@ pub enum EndReason {
     Expired,
     /// The gateway could not answer in time and took the allow back.
     Withdrawn,
+    /// An operator freed it.
+    Released,
 }
 
 /// The end of a hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HoldEnded {
+pub struct HoldEnded<'a> {
     /// When.
     pub at: Millis,
     /// Whose.
@@ -315,12 +491,14 @@ pub struct HoldEnded {
     pub key: KeyId,
     /// The hold.
     pub hold: HoldId,
-    /// The period it counted in.
-    pub period_start: Millis,
+    /// The day it counted in.
+    pub day: Day,
     /// What was left of it.
     pub released: Nanos,
     /// Why.
     pub reason: EndReason,
+    /// The operator's words.
+    pub note: Option<&'a str>,
     /// By whom.
     pub actor: Actor,
 }
@@ -376,288 +554,59 @@ pub struct WorkflowStateChanged<'a> {
     pub actor: Actor,
 }
 
-/// Changes to the directory that happen together or not at all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DirectoryRecord<'a> {
+/// A chain goes on: its calls may take their time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRenewed {
     /// When.
     pub at: Millis,
+    /// Whose.
+    pub org: OrgId,
+    /// Of which workflow.
+    pub workflow: WorkflowId,
+    /// The chain.
+    pub chain: u128,
+    /// Its open holds now end by themselves at this time.
+    pub expires_at: Millis,
+    /// By which key.
+    pub key: KeyId,
+}
+
+/// Why a chain is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChainEnd {
+    /// The client said so.
+    Asked,
+    /// Nothing came for too long.
+    Idle,
+    /// It took longer than a chain may.
+    TooLong,
+}
+
+/// A chain is over. Its holds live on until they are charged, cancelled or over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainEnded {
+    /// When.
+    pub at: Millis,
+    /// Whose.
+    pub org: OrgId,
+    /// Of which workflow.
+    pub workflow: WorkflowId,
+    /// The chain.
+    pub chain: u128,
+    /// Why.
+    pub reason: ChainEnd,
     /// By whom.
     pub actor: Actor,
-    /// What.
-    #[serde(borrow)]
-    pub changes: Vec<Change<'a>>,
 }
 
-/// One change to the directory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Change<'a> {
-    /// A person registered.
-    #[serde(borrow)]
-    UserAdded(User<'a>),
-    /// An org was made.
-    #[serde(borrow)]
-    OrgAdded(Org<'a>),
-    /// An org's settings are now these.
-    #[serde(borrow)]
-    OrgChanged(Org<'a>),
-    /// A person belongs to an org.
-    MemberAdded(Member),
-    /// A session was opened.
-    SessionAdded(Session),
-    /// A workflow was made.
-    #[serde(borrow)]
-    WorkflowAdded(Workflow<'a>),
-    /// A workflow's settings are now these.
-    #[serde(borrow)]
-    WorkflowChanged(Workflow<'a>),
-    /// A key was minted.
-    #[serde(borrow)]
-    KeyAdded(Key<'a>),
-    /// A key is refused from now on.
-    KeyRevoked {
-        /// Which.
-        key: KeyId,
-    },
-    /// A policy was made.
-    #[serde(borrow)]
-    PolicyAdded(Policy<'a>),
-    /// A policy is now this.
-    #[serde(borrow)]
-    PolicyChanged(Policy<'a>),
-    /// A policy is gone.
-    PolicyRemoved {
-        /// Whose.
-        org: OrgId,
-        /// Which.
-        policy: PolicyId,
-    },
-}
-
-/// A person.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct User<'a> {
-    /// Id.
-    pub id: UserId,
-    /// Address, lower case.
-    pub email: &'a str,
-    /// Name, may be empty.
-    pub name: &'a str,
-    /// Argon2id in PHC form.
-    pub password_hash: &'a str,
-    /// When registered.
-    pub created_at: Millis,
-}
-
-/// How policies of one question combine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Composition {
-    /// The first active match by priority answers.
-    #[default]
-    FirstMatch,
-    /// The strictest of all matches answers.
-    MostRestrictive,
-}
-
-/// An org.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Org<'a> {
-    /// Id.
-    pub id: OrgId,
-    /// Name.
-    pub name: &'a str,
-    /// Plan.
-    pub plan: &'a str,
-    /// Cap over all its workflows in a period; none when absent.
-    pub budget: Option<Nanos>,
-    /// How its policies combine.
-    pub composition: Composition,
-    /// When made.
-    pub created_at: Millis,
-}
-
-/// Roles, each including those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Acts on workflows, policies, keys.
-    Operator,
-    /// Manages people.
-    Admin,
-    /// Everything.
-    Owner,
-}
-
-/// A person's place in an org.
+/// A generation of counted events is closed. Only this record decides what is forgotten when, so
+/// every reader of the log forgets the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// The org.
-    pub org: OrgId,
-    /// The person.
-    pub user: UserId,
-    /// The role.
-    pub role: Role,
-}
-
-/// A session. The token itself is never stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session {
-    /// SHA-256 of the token.
-    pub token_hash: [u8; 32],
-    /// Whose.
-    pub user: UserId,
-    /// Until when.
-    pub expires_at: Millis,
-}
-
-/// A workflow's name and settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Workflow<'a> {
-    /// Id.
-    pub id: WorkflowId,
-    /// Whose.
-    pub org: OrgId,
-    /// Name.
-    pub name: &'a str,
-    /// The operator's own id for it.
-    pub external_id: Option<&'a str>,
-    /// Cap in a period; none when absent.
-    pub budget: Option<Nanos>,
-    /// Cap on one call's hold; none when absent.
-    pub max_per_call: Option<Nanos>,
-    /// When made.
-    pub created_at: Millis,
-    /// When last changed.
-    pub updated_at: Millis,
-}
-
-/// What a key may do, as a set of bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scopes(pub u8);
-
-impl Scopes {
-    /// `/gate`, `/check`, `/heartbeat`, `/cancel`.
-    pub const GATE: Self = Self(1);
-    /// `/execute`.
-    pub const EXECUTE: Self = Self(2);
-    /// `/track`, `/track/batch`.
-    pub const TRACK: Self = Self(4);
-    /// `/auth/verify`.
-    pub const VERIFY: Self = Self(8);
-    /// Everything an SDK does.
-    pub const ALL: Self = Self(15);
-
-    /// Every scope and its name on the wire.
-    pub const NAMED: [(Self, &'static str); 4] = [
-        (Self::GATE, "gate"),
-        (Self::EXECUTE, "execute"),
-        (Self::TRACK, "track"),
-        (Self::VERIFY, "verify"),
-    ];
-
-    /// Does the set hold `scope`?
-    #[must_use]
-    pub const fn has(self, scope: Self) -> bool {
-        self.0 & scope.0 == scope.0
-    }
-}
-
-/// An API key. Neither the key nor its secret is stored in the clear.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Key<'a> {
-    /// Id.
-    pub id: KeyId,
-    /// Whose.
-    pub org: OrgId,
-    /// The workflow it is bound to; none for a key that picks one per call.
-    pub workflow: Option<WorkflowId>,
-    /// Name.
-    pub name: &'a str,
-    /// SHA-256 of the key.
-    pub key_hash: [u8; 32],
-    /// Its first characters, for lists.
-    pub prefix: &'a str,
-    /// Its last characters, for lists.
-    pub suffix: &'a str,
-    /// The signing secret, sealed with the data directory's key.
-    pub sealed_secret: &'a [u8],
-    /// Grows with each rotation.
-    pub key_version: u32,
-    /// What it may do.
-    pub scopes: Scopes,
-    /// Cap in a period; none when absent.
-    pub budget: Option<Nanos>,
-    /// Until when it works.
-    pub expires_at: Option<Millis>,
-    /// When minted.
-    pub created_at: Millis,
-}
-
-/// What a policy decides about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum PolicyType {
-    /// A cap on spend.
-    BudgetLimit,
-    /// A cap on calls per minute.
-    RateLimit,
-    /// Which tools may run.
-    ToolBlock,
-    /// Repeated tool calls.
-    LoopDetection,
-}
-
-/// What a matching policy does, where its type leaves a choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum PolicyAction {
-    /// Let it pass and ask no further policy of this scope.
-    Allow,
-    /// Let it pass and say so.
-    Flag,
-    /// Ask a person.
-    RequireApproval,
-    /// Refuse.
-    Block,
-}
-
-/// A policy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Policy<'a> {
-    /// Id.
-    pub id: PolicyId,
-    /// Whose.
-    pub org: OrgId,
-    /// Name.
-    pub name: &'a str,
-    /// What it decides about; never changes.
-    pub policy_type: PolicyType,
-    /// At which level it stands.
-    pub scope: Scope,
-    /// The workflow or key, at those levels.
-    pub scope_id: Option<u128>,
-    /// Lower answers first.
-    pub priority: i32,
-    /// What a match does.
-    pub action: PolicyAction,
-    /// Tool patterns (one list: the match's and the config's).
-    pub tools: Vec<&'a str>,
-    /// Model patterns; any model when empty.
-    pub models: Vec<&'a str>,
-    /// Matches only calls projected to cost at least this.
-    pub min_cost: Option<Nanos>,
-    /// BudgetLimit: the cap.
-    pub budget: Option<Nanos>,
-    /// RateLimit: calls per minute.
-    pub calls_per_minute: Option<u32>,
-    /// LoopDetection: calls.
-    pub loop_threshold: Option<u32>,
-    /// LoopDetection: seconds.
-    pub loop_window_secs: Option<u32>,
-    /// Off policies answer nothing.
-    pub is_active: bool,
-    /// Grows with each change.
-    pub version: u64,
-    /// When made: breaks ties of priority.
-    pub created_at: Millis,
-    /// When last changed.
-    pub updated_at: Millis,
+pub struct EventsSealed {
+    /// When.
+    pub at: Millis,
+    /// The generation that is closed; the next one is open from here on.
+    pub number: u64,
+    /// Generations before this one are forgotten.
+    pub keep_from: u64,
 }

@@ -123,6 +123,47 @@ impl Millis {
     }
 }
 
+/// A day in UTC, counted from 1970-01-01. Sums of money are kept by day: every budget period is a
+/// row of days.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Day(pub u32);
+
+impl Day {
+    /// Milliseconds in a day.
+    pub const MILLIS: u64 = 86_400_000;
+
+    /// The day around `at`.
+    #[must_use]
+    pub const fn of(at: Millis) -> Self {
+        let day = at.0 / Self::MILLIS;
+        Self(if day > u32::MAX as u64 {
+            u32::MAX
+        } else {
+            day as u32
+        })
+    }
+
+    /// Its first instant.
+    #[must_use]
+    pub const fn start(self) -> Millis {
+        Millis(self.0 as u64 * Self::MILLIS)
+    }
+
+    /// The day `days` before it, the first of all at the least.
+    #[must_use]
+    pub const fn back(self, days: u32) -> Self {
+        Self(self.0.saturating_sub(days))
+    }
+
+    /// The day after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 /// Log sequence number: the place of one record in the log's single order, from 1.
 /// `appended_lsn ≥ durable_lsn ≥ shipped_lsn` always.
 #[derive(

@@ -92,6 +92,7 @@ fn many_segments() -> MemoryDisk {
         &shared,
         Options {
             segment_bytes: 4600,
+            ..Options::default()
         },
     )
     .unwrap();
@@ -145,7 +146,8 @@ fn a_segment_that_ends_in_a_broken_frame_before_another_is_refused() {
 fn a_segment_of_another_log_is_refused() {
     let disk = many_segments();
     let other = MemoryDisk::default();
-    segment::bake(&other, LogId(1234), 2, 4096).unwrap();
+    let strange = segment::Prepared::make(&other, LogId(1234), 2, 4096).unwrap();
+    assert!(strange.show(&other).unwrap());
     let strange = bytes(&other, &segment::name(2));
     disk.remove(&segment::name(2)).unwrap();
     disk.create(&segment::name(2))

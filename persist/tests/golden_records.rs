@@ -8,7 +8,10 @@
 )]
 
 use persist::record::*;
-use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, PolicyId, UserId, WorkflowId};
+use persist::{
+    Day, HoldId, InviteId, KeyId, Lsn, Millis, Nanos, OrgId, PolicyId, SessionId, UserId,
+    WorkflowId,
+};
 use std::fmt::Write as _;
 
 const AT: Millis = Millis(1_795_462_753_000);
@@ -29,6 +32,7 @@ fn call() -> Call<'static> {
         operation_id: Some("op"),
         execution_id: Some("ex"),
         trace_id: None,
+        chain_id: Some("c"),
         model: Some("m"),
         tools: "a\nb",
         digest: Some("d"),
@@ -37,11 +41,27 @@ fn call() -> Call<'static> {
 
 const BUDGET: Arithmetic = Arithmetic {
     scope: Scope::Workflow,
+    period: PeriodKind::Rolling30,
     cap: Nanos(500),
+    overdraft: Nanos(7),
     spent: Nanos(1),
     held: Nanos(2),
     asked: Nanos(-3),
 };
+
+const OVERDRAFT: Overdraft = Overdraft {
+    amount: Some(Nanos(300)),
+    percent: None,
+};
+
+const LINK: ChainLink = ChainLink {
+    chain: 0xaa,
+    begins: Some(ChainTerms {
+        cap: Some(Nanos(9)),
+    }),
+};
+
+const DAY: Day = Day(20_780);
 
 const OPERATION: Operation = Operation {
     key: 0x55,
@@ -62,8 +82,18 @@ fn workflow() -> Workflow<'static> {
         org: ORG,
         name: "w",
         external_id: Some("x"),
+        description: "d",
         budget: Some(Nanos(500)),
+        period: PeriodKind::Lifetime,
+        overdraft: Some(OVERDRAFT),
         max_per_call: None,
+        chain_cap: Some(Nanos(6)),
+        chain_secs: 3600,
+        watch: Some(LoopWatch {
+            threshold: 6,
+            window_secs: 60,
+        }),
+        approvals: true,
         created_at: AT,
         updated_at: AT,
     }
@@ -74,7 +104,9 @@ fn org() -> Org<'static> {
         id: ORG,
         name: "o",
         plan: "p",
+        contact_email: "a@b",
         budget: None,
+        period: PeriodKind::Day,
         composition: Composition::MostRestrictive,
         created_at: AT,
     }
@@ -94,10 +126,14 @@ fn policy() -> Policy<'static> {
         models: vec!["gpt*"],
         min_cost: Some(Nanos(1)),
         budget: None,
+        period: PeriodKind::Week,
+        overdraft: None,
         calls_per_minute: Some(60),
         loop_threshold: Some(6),
         loop_window_secs: None,
         is_active: true,
+        shadow: true,
+        template: Some("t"),
         version: 3,
         created_at: AT,
         updated_at: AT,
@@ -117,6 +153,8 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         key_version: 2,
         scopes: Scopes::ALL,
         budget: Some(Nanos(5)),
+        period: PeriodKind::Month,
+        calls_per_minute: Some(60),
         expires_at: Some(AT),
         created_at: AT,
     };
@@ -125,11 +163,16 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         email: "a@b",
         name: "n",
         password_hash: "$",
+        verified_at: Some(AT),
         created_at: AT,
     };
     let session = Session {
+        id: SessionId(0x78),
         token_hash: [8; 32],
         user: UserId(0x77),
+        ip: "::1",
+        user_agent: "curl",
+        created_at: AT,
         expires_at: AT,
     };
     let tokens = Tokens {
@@ -164,14 +207,22 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         pattern: "b*",
         budget: Some(BUDGET),
     };
+    let note = Note {
+        policy: PolicyId(0x89),
+        version: 4,
+        shadow: true,
+        refuses: true,
+    };
     let minted = HoldMinted {
         call: call(),
         budget: Some(BUDGET),
         hold: HOLD,
         amount: Nanos(10),
         expires_at: AT,
-        period_start: AT,
+        day: DAY,
         operation: Some(OPERATION),
+        chain: Some(LINK),
+        notes: vec![note],
     };
     let charged = Charged {
         at: AT,
@@ -180,10 +231,11 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         key: KEY,
         payer: KeyId(0x34),
         hold: Some(HOLD),
-        period_start: AT,
+        day: DAY,
         cost: Nanos(47_000),
         from_hold: Nanos(10),
         flags: ChargeFlags::PROVISIONAL.with(ChargeFlags::NOT_NORMAL),
+        price: 7,
         event_key: Some(0x99),
         event,
     };
@@ -193,9 +245,10 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         workflow: WORKFLOW,
         key: KEY,
         hold: HOLD,
-        period_start: AT,
+        day: DAY,
         released: Nanos(4),
-        reason: EndReason::Withdrawn,
+        reason: EndReason::Released,
+        note: Some("stuck"),
         actor: Actor::Key(KEY),
     };
     let state = WorkflowStateChanged {
@@ -208,13 +261,146 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
         reason: Some("why"),
         actor: Actor::System,
     };
+    let invite = Invite {
+        id: InviteId(0x79),
+        org: ORG,
+        email: "a@b",
+        role: Role::Admin,
+        token_hash: [9; 32],
+        invited_by: UserId(0x77),
+        created_at: AT,
+        expires_at: AT,
+    };
+    let rates = Rates {
+        input: Nanos(1),
+        output: Nanos(2),
+        cache_read: Some(Nanos(3)),
+        cache_write: None,
+        reasoning: None,
+    };
+    let rerated = Rerated {
+        at: AT,
+        org: ORG,
+        workflow: WORKFLOW,
+        payer: KEY,
+        day: DAY,
+        model: "m",
+        from: 0,
+        to: 7,
+        tokens: Rated {
+            input: 1,
+            output: 2,
+            cache_read: 3,
+            cache_write: 4,
+            reasoning: 5,
+        },
+        before: Nanos(10),
+        after: Nanos(4),
+        actor: Actor::System,
+    };
     let member = Member {
         org: ORG,
         user: UserId(0x77),
         role: Role::Owner,
     };
     vec![
-        ("user_added", directory(Change::UserAdded(user))),
+        ("user_added", directory(Change::UserAdded(user.clone()))),
+        ("user_changed", directory(Change::UserChanged(user))),
+        (
+            "identity_added",
+            directory(Change::IdentityAdded(Identity {
+                user: UserId(0x77),
+                provider: "github",
+                subject: "42",
+            })),
+        ),
+        (
+            "token_added",
+            directory(Change::TokenAdded(Token {
+                token_hash: [9; 32],
+                kind: TokenKind::VerifyEmail,
+                user: UserId(0x77),
+                expires_at: AT,
+            })),
+        ),
+        (
+            "token_used",
+            directory(Change::TokenUsed {
+                token_hash: [9; 32],
+            }),
+        ),
+        ("org_removed", directory(Change::OrgRemoved { org: ORG })),
+        (
+            "member_changed",
+            directory(Change::MemberChanged(member.clone())),
+        ),
+        (
+            "member_removed",
+            directory(Change::MemberRemoved {
+                org: ORG,
+                user: UserId(0x77),
+            }),
+        ),
+        (
+            "invite_added",
+            directory(Change::InviteAdded(invite.clone())),
+        ),
+        ("invite_changed", directory(Change::InviteChanged(invite))),
+        (
+            "invite_ended",
+            directory(Change::InviteEnded {
+                org: ORG,
+                invite: InviteId(0x79),
+                end: InviteEnd::Revoked,
+            }),
+        ),
+        (
+            "session_ended",
+            directory(Change::SessionEnded {
+                user: UserId(0x77),
+                session: SessionId(0x78),
+            }),
+        ),
+        (
+            "sessions_ended",
+            directory(Change::SessionsEnded {
+                user: UserId(0x77),
+                but: Some(SessionId(0x78)),
+            }),
+        ),
+        (
+            "key_rotated",
+            directory(Change::KeyRotated(KeyRotation {
+                key: KEY,
+                key_hash: [6; 32],
+                prefix: "nr_live_efgh",
+                suffix: "stuv",
+                sealed_secret: &[4, 5],
+                key_version: 3,
+                previous_until: AT,
+            })),
+        ),
+        ("key_used", directory(Change::KeyUsed { key: KEY })),
+        (
+            "price_set",
+            directory(Change::PriceSet(ModelPrice {
+                model: "m",
+                version: 7,
+                rates: Some(rates),
+                effective_at: AT,
+                created_at: AT,
+            })),
+        ),
+        (
+            "invite_mailed",
+            directory(Change::InviteMailed {
+                org: ORG,
+                invite: InviteId(0x79),
+                token_hash: [9; 32],
+                sent: true,
+            }),
+        ),
+        ("rerated", Record::Rerated(rerated)),
         ("org_added", directory(Change::OrgAdded(org()))),
         ("org_changed", directory(Change::OrgChanged(org()))),
         ("member_added", directory(Change::MemberAdded(member))),
@@ -243,6 +429,7 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
             Record::Refused(Refused {
                 call: call(),
                 cause,
+                notes: vec![note],
             }),
         ),
         ("hold_minted", Record::HoldMinted(minted)),
@@ -252,11 +439,43 @@ fn records() -> Vec<(&'static str, Record<'static>)> {
                 call: call(),
                 hold: HOLD,
                 operation: None,
+                chain: None,
+                notes: Vec::new(),
             }),
         ),
         ("charged", Record::Charged(charged)),
         ("hold_ended", Record::HoldEnded(ended)),
         ("workflow_state", Record::WorkflowState(state)),
+        (
+            "chain_renewed",
+            Record::ChainRenewed(ChainRenewed {
+                at: AT,
+                org: ORG,
+                workflow: WORKFLOW,
+                chain: 0xaa,
+                expires_at: AT,
+                key: KEY,
+            }),
+        ),
+        (
+            "chain_ended",
+            Record::ChainEnded(ChainEnded {
+                at: AT,
+                org: ORG,
+                workflow: WORKFLOW,
+                chain: 0xaa,
+                reason: ChainEnd::Idle,
+                actor: Actor::System,
+            }),
+        ),
+        (
+            "events_sealed",
+            Record::EventsSealed(EventsSealed {
+                at: AT,
+                number: 3,
+                keep_from: 1,
+            }),
+        ),
     ]
 }
 

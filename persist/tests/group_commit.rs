@@ -44,6 +44,7 @@ fn many_appenders_get_every_lsn_once_and_what_is_durable_can_be_read_back() {
         &disk,
         Options {
             segment_bytes: 100_000,
+            ..Options::default()
         },
     )
     .unwrap();
@@ -130,6 +131,7 @@ fn a_batch_larger_than_a_frame_is_spread_over_several_and_comes_back_whole() {
         &disk,
         Options {
             segment_bytes: 1 << 30,
+            ..Options::default()
         },
     )
     .unwrap();

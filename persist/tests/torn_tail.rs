@@ -77,6 +77,7 @@ fn a_whole_log_comes_back_whole_across_many_segments() {
     let disk = with_nothing();
     let options = Options {
         segment_bytes: 5000,
+        ..Options::default()
     };
     let mut expected = Vec::new();
     for round in 0..40 {

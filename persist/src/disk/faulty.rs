@@ -1,6 +1,7 @@
 //! A disk for tests that behaves as badly as a real one may: after a crash, of everything written
 //! since the last sync each 512-byte sector may be there or not, names made since the last
-//! directory sync may be gone, and writes and syncs fail when told to.
+//! directory sync may be gone, and writes and syncs fail when told to. It can also be full, and die
+//! at a named crash point.
 
 use super::{Disk, DiskFile};
 use std::collections::BTreeMap;
@@ -44,6 +45,21 @@ struct State {
     faults: Faults,
     /// Grows with each crash: handles of an earlier life do nothing.
     life: u64,
+    /// No write may make a file longer.
+    full: bool,
+    /// Where it dies, and how often it has yet to come by there.
+    dies_at: Option<(String, u32)>,
+    /// Where it died. Nothing works until the crash.
+    died_at: Option<&'static str>,
+}
+
+impl State {
+    fn alive(&self) -> io::Result<()> {
+        match self.died_at {
+            None => Ok(()),
+            Some(point) => Err(io::Error::other(format!("the machine died at {point}"))),
+        }
+    }
 }
 
 /// An in-memory directory with a crash in it; clones share it.
@@ -62,12 +78,32 @@ impl FaultyDisk {
         lock(&self.state).faults = faults;
     }
 
+    /// While full, a write that makes a file longer fails as `ENOSPC` after half of it; writing over
+    /// bytes that are there works. A crash changes nothing about it.
+    pub fn set_full(&self, full: bool) {
+        lock(&self.state).full = full;
+    }
+
+    /// The machine dies when `point` is reached for the `nth` time from now (1 is the next time):
+    /// that and everything after it fails, until [`FaultyDisk::crash`].
+    pub fn die_at(&self, point: &str, nth: u32) {
+        lock(&self.state).dies_at = Some((point.to_owned(), nth));
+    }
+
+    /// Has it died at its crash point?
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        lock(&self.state).died_at.is_some()
+    }
+
     /// Loses power. `coin` decides, for each unsynced sector and name, whether it made it: true
     /// keeps it. Files opened before are dead.
     pub fn crash(&self, mut coin: impl FnMut() -> bool) {
         let mut state = lock(&self.state);
         state.life += 1;
         state.faults = Faults::default();
+        state.dies_at = None;
+        state.died_at = None;
         let (now, before) = (state.names.clone(), state.durable_names.clone());
         let mut names = before.clone();
         for (name, id) in &now {
@@ -127,6 +163,7 @@ impl FaultyDisk {
 impl Disk for FaultyDisk {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut state = lock(&self.state);
+        state.alive()?;
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -144,6 +181,7 @@ impl Disk for FaultyDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let state = lock(&self.state);
+        state.alive()?;
         let id = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(FaultyFile {
             state: Arc::clone(&self.state),
@@ -153,18 +191,23 @@ impl Disk for FaultyDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(lock(&self.state).names.keys().cloned().collect())
+        let state = lock(&self.state);
+        state.alive()?;
+        Ok(state.names.keys().cloned().collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = lock(&self.state);
+        state.alive()?;
         let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.insert(to.to_owned(), id);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        match lock(&self.state).names.remove(name) {
+        let mut state = lock(&self.state);
+        state.alive()?;
+        match state.names.remove(name) {
             Some(_) => Ok(()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -172,8 +215,23 @@ impl Disk for FaultyDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
+        state.alive()?;
         state.durable_names = state.names.clone();
         Ok(())
+    }
+
+    fn reach(&self, point: &'static str) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        if let Some((at, left)) = &mut state.dies_at
+            && at == point
+        {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                state.dies_at = None;
+                state.died_at = Some(point);
+            }
+        }
+        state.alive()
     }
 
     fn path_of(&self, name: &str) -> String {
@@ -194,6 +252,7 @@ impl FaultyFile {
         act: impl FnOnce(&mut FileState, &mut Faults) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = lock(&self.state);
+        state.alive()?;
         if state.life != self.life {
             return Err(io::Error::other("this handle did not survive the crash"));
         }
@@ -233,10 +292,16 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let full = lock(&self.state).full;
         self.with(|file, faults| {
             let from = usize::try_from(offset).map_err(io::Error::other)?;
+            let full = full && from + bytes.len() > file.current.bytes.len();
             let failed = strikes(&mut faults.fail_write_in);
-            let len = if failed { bytes.len() / 2 } else { bytes.len() };
+            let len = if failed || full {
+                bytes.len() / 2
+            } else {
+                bytes.len()
+            };
             let end = from + len;
             if file.current.bytes.len() < end {
                 file.current.bytes.resize(end, 0);
@@ -247,6 +312,9 @@ impl DiskFile for FaultyFile {
                 place.copy_from_slice(bytes);
             }
             file.dirty.push((from, end));
+            if full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             if failed {
                 return Err(io::Error::other("injected write failure"));
             }

@@ -3,13 +3,16 @@
 use super::{Disk, DiskFile};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// One directory of the file system.
 #[derive(Debug, Clone)]
 pub struct PlainDisk {
     root: PathBuf,
+    read_only: bool,
+    /// Nobody but their owner may read the files made here.
+    private: bool,
 }
 
 impl PlainDisk {
@@ -29,7 +32,37 @@ impl PlainDisk {
         }
         Ok(Self {
             root: root.to_owned(),
+            read_only: false,
+            private: false,
         })
+    }
+
+    /// The same directory, for files that hold secrets: whoever makes them is the only one to read
+    /// them (mode 0600).
+    #[must_use]
+    pub fn private(self) -> Self {
+        Self {
+            private: true,
+            ..self
+        }
+    }
+
+    /// Looks at `root` without changing anything in it, whether it is there or not: needs only the
+    /// right to read, and may be used beside a running gateway.
+    #[must_use]
+    pub fn read_only(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            read_only: true,
+            private: false,
+        }
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(())
     }
 }
 
@@ -41,27 +74,47 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-impl Disk for PlainDisk {
-    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+impl PlainDisk {
+    /// [`Disk::create`], for another disk that keeps its files here.
+    pub(super) fn create_file(&self, name: &str) -> io::Result<PlainFile> {
+        self.writable()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create_new(true)
+            .mode(if self.private { 0o600 } else { 0o666 })
             .open(self.root.join(name))?;
-        Ok(Box::new(PlainFile(file)))
+        Ok(PlainFile(file))
+    }
+
+    /// [`Disk::open`], likewise.
+    pub(super) fn open_file(&self, name: &str) -> io::Result<PlainFile> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!self.read_only)
+            .open(self.root.join(name))?;
+        Ok(PlainFile(file))
+    }
+}
+
+impl Disk for PlainDisk {
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(self.create_file(name)?))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.root.join(name))?;
-        Ok(Box::new(PlainFile(file)))
+        Ok(Box::new(self.open_file(name)?))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.root)? {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if self.read_only && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(names);
+            }
+            entries => entries?,
+        };
+        for entry in entries {
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -71,24 +124,59 @@ impl Disk for PlainDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.writable()?;
         std::fs::rename(self.root.join(from), self.root.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.writable()?;
         std::fs::remove_file(self.root.join(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.writable()?;
         File::open(&self.root)?.sync_all()
     }
 
     fn path_of(&self, name: &str) -> String {
         self.root.join(name).display().to_string()
     }
+
+    #[cfg(debug_assertions)]
+    fn reach(&self, point: &'static str) -> io::Result<()> {
+        abort_if_asked(point);
+        Ok(())
+    }
 }
 
+/// `NULLRUN_TEST_CRASH_AT=point` ends the process, without any farewell, when it first reaches
+/// `point`; `point:3` when it does so for the third time. Not in release builds.
+#[cfg(debug_assertions)]
+fn abort_if_asked(point: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static ASKED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    let asked = ASKED.get_or_init(|| {
+        let text = std::env::var("NULLRUN_TEST_CRASH_AT").ok()?;
+        let (name, nth) = match text.split_once(':') {
+            Some((name, nth)) => (name.to_owned(), nth.parse().ok()?),
+            None => (text, 1),
+        };
+        Some((name, nth))
+    });
+    if let Some((name, nth)) = asked
+        && name == point
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *nth
+    {
+        std::process::abort();
+    }
+}
+
+/// An open file; the system's own, for whoever builds on it.
 #[derive(Debug)]
-struct PlainFile(File);
+pub(super) struct PlainFile(pub(super) File);
 
 impl DiskFile for PlainFile {
     fn len(&self) -> io::Result<u64> {

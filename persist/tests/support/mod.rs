@@ -7,6 +7,8 @@
     reason = "each test binary uses a part of it; a test says what is wrong by failing"
 )]
 
+pub mod opaque;
+
 use persist::disk::{Disk, MemoryDisk, read_all};
 use persist::frame::FrameBuf;
 use persist::group_commit::{Batch, Pending};
@@ -25,7 +27,8 @@ pub fn record(n: u64) -> Record<'static> {
         workflow: WorkflowId(2),
         key: KeyId(3),
         hold: HoldId(u128::from(n)),
-        period_start: Millis(0),
+        day: persist::Day(0),
+        note: None,
         released: Nanos(5),
         reason: EndReason::Expired,
         actor: Actor::System,
