@@ -3,8 +3,9 @@
 
 use crate::command::{Reported, Track, Tracked};
 use crate::decide::Context;
+use crate::shard::OpenHold;
 use persist::record::{Actor, ChargeFlags, Charged, EndReason, Event, HoldEnded, State};
-use persist::{HoldId, KeyId, Nanos, OrgId};
+use persist::{Millis, Nanos};
 
 /// What one event does.
 #[derive(Debug)]
@@ -15,24 +16,33 @@ pub enum Booking<'a> {
     Booked(Charged<'a>, Tracked),
 }
 
+/// What another pump may have a say in.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The hold it is booked against, if one it names is open.
+    pub hold: Option<&'a OpenHold>,
+    /// Was it counted before?
+    pub counted: bool,
+}
+
 /// Books one event.
 #[must_use]
-pub fn book<'a>(context: &Context<'_>, track: &Track, event: &'a Reported) -> Booking<'a> {
-    let hold = open_hold(context, track.org, event);
+pub fn book<'a>(
+    context: &Context<'_>,
+    track: &Track,
+    event: &'a Reported,
+    place: Place<'_>,
+) -> Booking<'a> {
+    let hold = place.hold;
     let workflow = hold.map_or(event.workflow, |hold| hold.workflow);
     let state = context
         .shard
         .workflow(workflow)
-        .map_or(State::Normal, |workflow| workflow.state);
-    let quote = context
-        .prices
-        .quote(event.model.as_deref(), event.provider.as_deref());
+        .map_or(State::Normal, |workflow| workflow.standing().state);
+    let quote = context.quote(event.model.as_deref(), event.provider.as_deref());
     let cost = quote.cost(&event.tokens);
     let provisional = quote.guesses(&event.tokens) && cost > Nanos::ZERO;
-    if event
-        .event_key
-        .is_some_and(|key| context.shard.dedup.contains(key))
-    {
+    if place.counted {
         let tracked = Tracked {
             duplicate: true,
             cost: Nanos::ZERO,
@@ -68,10 +78,11 @@ pub fn book<'a>(context: &Context<'_>, track: &Track, event: &'a Reported) -> Bo
         key: track.key,
         payer: hold.map_or(track.key, |hold| hold.key),
         hold: hold.map(|hold| hold.id),
-        period_start: hold.map_or(context.period.start, |hold| hold.period_start),
+        day: hold.map_or(context.calendar.today, |hold| hold.day),
         cost,
         from_hold,
         flags,
+        price: quote.version,
         event_key: event.event_key,
         event: record(event),
     };
@@ -86,56 +97,27 @@ pub fn book<'a>(context: &Context<'_>, track: &Track, event: &'a Reported) -> Bo
     Booking::Booked(charged, tracked)
 }
 
-fn open_hold<'a>(
-    context: &'a Context<'_>,
-    org: OrgId,
-    event: &Reported,
-) -> Option<&'a crate::hold::Hold> {
-    let mut named = event.holds.iter().flatten();
-    named.find_map(|id| context.shard.holds.get(*id).filter(|hold| hold.org == org))
-}
-
-/// The end of an open hold, if it is this org's.
+/// The end of an open hold.
 #[must_use]
-pub fn end_hold(
-    context: &Context<'_>,
-    org: Option<OrgId>,
-    hold: HoldId,
+pub const fn end<'a>(
+    at: Millis,
+    hold: &OpenHold,
     reason: EndReason,
+    note: Option<&'a str>,
     actor: Actor,
-) -> Option<HoldEnded> {
-    let hold = context.shard.holds.get(hold)?;
-    if org.is_some_and(|org| org != hold.org) {
-        return None;
-    }
-    Some(HoldEnded {
-        at: context.now,
+) -> HoldEnded<'a> {
+    HoldEnded {
+        at,
         org: hold.org,
         workflow: hold.workflow,
         key: hold.key,
         hold: hold.id,
-        period_start: hold.period_start,
+        day: hold.day,
         released: hold.left,
         reason,
+        note,
         actor,
-    })
-}
-
-/// The end of the hold whose outermost span this event closes.
-#[must_use]
-pub fn span_end(
-    context: &Context<'_>,
-    org: OrgId,
-    key: KeyId,
-    event: &Reported,
-) -> Option<HoldEnded> {
-    end_hold(
-        context,
-        Some(org),
-        event.ends?,
-        EndReason::SpanEnd,
-        Actor::Key(key),
-    )
+    }
 }
 
 fn record(event: &Reported) -> Event<'_> {

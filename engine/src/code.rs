@@ -65,6 +65,14 @@ codes! {
     BudgetOrgCeilingBlocked = "BUDGET_ORG_CEILING_BLOCKED", Budget, 402;
     /// Too many calls in a minute.
     RateLimitExceeded = "RATE_LIMIT_EXCEEDED", Denied, 429;
+    /// The plan's calls of this month are used up.
+    ExecutionLimitExceeded = "EXECUTION_LIMIT_EXCEEDED", Denied, 429;
+    /// The same tool again and again.
+    LoopDetected = "LOOP_DETECTED", Denied, 429;
+    /// The chain of calls lasts too long.
+    ChainMaxDurationExceeded = "CHAIN_MAX_DURATION_EXCEEDED", Budget, 402;
+    /// The chain's id or terms cannot be used.
+    ChainIdInvalid = "CHAIN_ID_INVALID", Denied, 422;
     /// A tool rule.
     ToolBlocked = "TOOL_BLOCKED", Denied, 403;
     /// A tool's name that no rule could be asked about.
@@ -103,6 +111,8 @@ codes! {
     Overloaded = "OVERLOADED", Infra, 503;
     /// No durable answer in time.
     DeadlineExceeded = "DEADLINE_EXCEEDED", Infra, 503;
+    /// The disk has no room for what would have to be remembered.
+    StorageFull = "STORAGE_FULL", Infra, 503;
     /// The gateway is stopping.
     ShuttingDown = "SHUTTING_DOWN", Infra, 503;
 }

@@ -1,22 +1,25 @@
 //! May this call run? The questions are asked in a fixed order, and the first that says no ends it:
-//! workflow state, stored operation, tool rules, rate, budget. A refusal before the budget holds
-//! nothing.
+//! key, workflow state, stored operation, tool rules, loops, chain, plan, rate, budget. A refusal
+//! before the budget holds nothing.
 
+use crate::budget::{self, Cap};
+use crate::cell::Limit;
 use crate::code::Code;
-use crate::command::{Ask, Block, Decision, Protocol, Verdict};
-use crate::directory::{Directory, OrgEntry};
+use crate::command::{Ask, Block, Decision, NO_KEY, Protocol, Verdict};
+use crate::directory::{Directory, OrgEntry, WorkflowEntry};
 use crate::hold::Seen;
-use crate::limits;
-use crate::meter::{Meters, Subject};
-use crate::money::Dollars;
-use crate::period::Period;
-use crate::price::PriceTable;
-use crate::rules::{Compiled, Described, SCOPES};
+use crate::meter::Meters;
+use crate::note::{self, Noted};
+use crate::pace::{self, Executions, Loop};
+use crate::pending::Pending;
+use crate::period::Calendar;
+use crate::plan::PlanTable;
+use crate::price::{PriceTable, Quote};
+use crate::rules::Described;
 use crate::shard::{Shard, WorkflowLive};
-use persist::record::{Arithmetic, Endpoint, Scope, State};
-use persist::{Millis, Nanos};
-use sha2::{Digest as _, Sha256};
-use std::sync::Arc;
+use persist::record::{Arithmetic, ChainLink, ChainTerms, Endpoint, State};
+use persist::{HoldId, Millis, Nanos};
+use smallvec::SmallVec;
 
 /// What a decision reads.
 #[derive(Debug, Clone, Copy)]
@@ -25,117 +28,194 @@ pub struct Context<'a> {
     pub directory: &'a Directory,
     /// The workflow's shard.
     pub shard: &'a Shard,
-    /// Prices.
+    /// Built-in prices; [`Context::quote`] is how a price is found.
     pub prices: &'a PriceTable,
     /// The least an undeclared call must find free.
     pub floor: Nanos,
     /// The time.
     pub now: Millis,
-    /// The budget period around it.
-    pub period: Period,
+    /// The budget periods around it.
+    pub calendar: &'a Calendar,
+    /// What this pump released and has not appended.
+    pub pending: &'a Pending,
+    /// What each plan has.
+    pub plans: &'a PlanTable,
+}
+
+impl Context<'_> {
+    /// The price of a model at this moment: one that was set here, else the built-in one, else the
+    /// provisional one.
+    #[must_use]
+    pub fn quote(&self, model: Option<&str>, provider: Option<&str>) -> Quote {
+        let book = self.directory.prices();
+        book.quote(self.prices, model, provider, self.now)
+    }
+}
+
+/// Limits that an amount is to be taken under; few.
+pub type Limits = SmallVec<[Limit; 4]>;
+
+/// A hold to be minted.
+#[derive(Debug)]
+pub struct Mint {
+    /// How much it holds.
+    pub amount: Nanos,
+    /// The budget that comes closest.
+    pub budget: Option<Arithmetic>,
+    /// The call's place in its chain.
+    pub chain: Option<ChainLink>,
+    /// The org's limits, for its shared cell.
+    pub org: Limits,
+    /// The key's, if it is shared.
+    pub key: Limits,
+    /// The call is one more execution of its org.
+    pub counts: bool,
+    /// The plan's limit on these.
+    pub executions: Option<Limit>,
 }
 
 /// What the engine does about a decision.
 #[derive(Debug)]
 pub enum Effect {
-    /// A hold of this amount is minted; the budget that came closest is noted.
-    Mint(Nanos, Option<Arithmetic>),
+    /// A hold is minted, if its amount can be taken.
+    Mint(Mint),
     /// The call runs on the hold it named.
-    Use(persist::HoldId),
-    /// A replay, a check or a chain's end: nothing new.
+    Use(HoldId, Option<ChainLink>),
+    /// A replay or a check: nothing new.
     Nothing,
+    /// The chain ends.
+    EndChain(u128),
     /// It was refused.
     Refuse,
+    /// It was refused, but another pump is at work on the same figures: worth asking again.
+    Contended,
 }
 
-/// One cap, with what is already taken from it.
+/// The state a detector puts the workflow in, and why.
 #[derive(Debug)]
-struct Cap {
-    figures: Arithmetic,
-    policy: Option<Arc<Compiled>>,
+pub struct Mark {
+    /// `Flagged` or `Tripped`.
+    pub to: State,
+    /// For people.
+    pub reason: String,
 }
 
-impl Cap {
-    fn remaining(&self) -> Nanos {
-        self.figures.cap - self.figures.spent - self.figures.held
+/// A decision and what follows from it.
+#[derive(Debug)]
+pub struct Decided {
+    /// The answer.
+    pub decision: Decision,
+    /// What is done.
+    pub effect: Effect,
+    /// What a detector says.
+    pub mark: Option<Mark>,
+}
+
+impl Decided {
+    fn refused(block: Block, remaining: Option<Nanos>, projected: Nanos) -> Self {
+        Self {
+            decision: Decision {
+                verdict: Verdict::Block(Box::new(block)),
+                remaining,
+                projected,
+                notes: Vec::new(),
+            },
+            effect: Effect::Refuse,
+            mark: None,
+        }
     }
 }
 
-/// How much a call asks for, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
-    /// The client said; it must fit.
-    Declared(Nanos),
-    /// Unknown: the floor, or what is left of it.
-    UpTo(Nanos),
-    /// The client cannot end a hold: nothing is held, but this much must be free.
-    NothingIf(Nanos),
+/// What is said of a call beside the decision.
+#[derive(Default)]
+struct Aside {
+    mark: Option<Mark>,
+    notes: Vec<Noted>,
 }
 
-/// Decides a call. Meters are the only thing it changes.
-pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decision, Effect) {
-    let refuse = |block: Block| {
-        let decision = Decision {
-            verdict: Verdict::Block(Box::new(block)),
-            remaining: None,
-            projected: Nanos::ZERO,
-        };
-        (decision, Effect::Refuse)
+/// Decides a call. Meters are the only thing it changes, and the second time (`again`) not even
+/// these.
+pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask, again: bool) -> Decided {
+    // Noted before it was put off, by policies that say the same now.
+    let rules = context.directory.org(ask.org).map(|org| &org.rules);
+    let same = |noted: &&Noted| {
+        let now = rules.and_then(|rules| rules.get(noted.policy.id));
+        now.is_some_and(|now| now.version == noted.policy.version)
     };
+    let mut aside = Aside {
+        mark: None,
+        notes: ask.noted.iter().filter(same).cloned().collect(),
+    };
+    let decided = questions(context, meters, ask, again, &mut aside);
+    Decided {
+        decision: Decision {
+            notes: aside.notes,
+            ..decided.decision
+        },
+        mark: aside.mark,
+        ..decided
+    }
+}
+
+fn questions(
+    context: &Context<'_>,
+    meters: &mut Meters,
+    ask: &Ask,
+    again: bool,
+    aside: &mut Aside,
+) -> Decided {
     let (Some(org), Some(workflow)) = (
         context.directory.org(ask.org),
         // The front has seen to that already; invariant 9 does not hang on it alone.
-        context
-            .shard
-            .workflow(ask.workflow)
-            .filter(|workflow| workflow.org == ask.org),
+        context.directory.workflow(ask.org, ask.workflow),
     ) else {
-        return refuse(Block::new(
-            Code::WorkflowIdRequired,
-            "the key's workflow does not exist; mint a key for one that does",
-        ));
+        let why = "the key's workflow does not exist; mint a key for one that does";
+        let block = Block::new(Code::WorkflowIdRequired, why);
+        return Decided::refused(block, None, Nanos::ZERO);
     };
-    let size = size(context, ask);
-    let projected = match size {
-        Size::Declared(amount) | Size::UpTo(amount) | Size::NothingIf(amount) => amount,
-    };
-    let model = ask.model.as_deref().map(str::to_ascii_lowercase);
+    let live = context.shard.workflow(ask.workflow);
+    let size = budget::size(context, live, ask);
+    let projected = size.amount();
     let call = Described {
         workflow: ask.workflow,
         key: ask.key,
         tools: &ask.tools,
-        model: model.as_deref(),
+        model: ask.model_lower.as_deref(),
         projected,
     };
-    let caps = caps(context, org, workflow, ask, &call);
+    // Before the sums are read: what moved meanwhile may have made a refusal wrong.
+    let rest = budget::rest(context, org, ask);
+    let caps = budget::caps(context, org, workflow, live, ask, &call);
     let remaining = caps.iter().map(Cap::remaining).min();
-    let decided = |verdict, remaining, effect| {
-        (
-            Decision {
-                verdict,
-                remaining,
-                projected,
-            },
-            effect,
-        )
+    let block = |block: Block| Decided::refused(block, remaining, projected);
+    let allow = |hold, replayed, remaining, effect| Decided {
+        decision: Decision {
+            verdict: Verdict::Allow { hold, replayed },
+            remaining,
+            projected,
+            notes: Vec::new(),
+        },
+        effect,
+        mark: None,
     };
-    let allow = |hold, replayed| Verdict::Allow { hold, replayed };
-    let block = |block: Block| decided(Verdict::Block(Box::new(block)), remaining, Effect::Refuse);
 
     if let Some(refusal) = key_refusal(context, ask) {
         return block(refusal);
     }
-    if let Some(refusal) = state_refusal(workflow, ask) {
+    if let Some(refusal) = live.and_then(|live| state_refusal(live, ask)) {
         return block(refusal);
     }
     if ask.chain_end {
-        return decided(allow(None, false), remaining, Effect::Nothing);
+        let chain = ask.chain.as_ref().map(|chain| chain.key);
+        let effect = chain.filter(|key| context.shard.chain(*key).is_some());
+        let effect = effect.map_or(Effect::Nothing, Effect::EndChain);
+        return allow(None, false, remaining, effect);
     }
     let check = ask.endpoint == Endpoint::Check;
     if let Some(operation) = ask.operation.filter(|_| !check) {
         match context.shard.holds.seen(operation) {
             Some(Seen::Same(hold)) => {
-                return decided(allow(Some(hold), true), remaining, Effect::Nothing);
+                return allow(Some(hold), true, remaining, Effect::Nothing);
             }
             Some(Seen::Different) => {
                 return block(Block::new(
@@ -146,20 +226,48 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decisio
             None => {}
         }
     }
-    if !check && let Some(refusal) = tool_refusal(org, ask, &call) {
-        return block(refusal);
+    if !check {
+        note::tools(org, must_name_tools(ask), &call, &mut aside.notes);
+        if let Some(refusal) = tool_refusal(org, ask, &call) {
+            return block(refusal);
+        }
     }
     // `/execute` after its `/gate` runs on that hold: it was counted and paid for there.
     let linked = ask
         .reservation
         .filter(|_| ask.endpoint == Endpoint::Execute)
-        .and_then(|id| {
-            let hold = context.shard.holds.get(id)?;
-            let same = hold.org == ask.org && hold.workflow == ask.workflow && hold.key == ask.key;
-            same.then_some(id)
+        .filter(|id| {
+            context.shard.hold(*id).is_some_and(|hold| {
+                hold.org == ask.org && hold.workflow == ask.workflow && hold.key == ask.key
+            })
         });
+    if !check && !again {
+        let looked = pace::repeats(
+            context,
+            meters,
+            (org, workflow),
+            ask,
+            &call,
+            linked.is_some(),
+            &mut aside.notes,
+        );
+        let mut mark = |to, reason| aside.mark = Some(Mark { to, reason });
+        match looked {
+            Loop::No => {}
+            Loop::Flag(reason) => mark(State::Flagged, reason),
+            Loop::Block(refusal, reason) => {
+                mark(State::Tripped, reason);
+                return block(refusal);
+            }
+        }
+    }
+    let chain = match chain_link(context, workflow, ask) {
+        Ok(chain) => chain,
+        Err(refusal) => return block(refusal),
+    };
     if let Some(hold) = linked {
-        return decided(allow(Some(hold), false), remaining, Effect::Use(hold));
+        let effect = Effect::Use(hold, chain);
+        return allow(Some(hold), false, remaining, effect);
     }
     if ask.must_find_reservation {
         return block(Block::new(
@@ -167,32 +275,72 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask) -> (Decisio
             "no open reservation has this execution_id; ask /gate again",
         ));
     }
-    if !check && let Some(refusal) = rate_refusal(context, meters, org, ask, &call) {
-        return block(refusal);
-    }
-    match reserve(context, workflow, ask, &caps, size) {
-        Err(refusal) => block(refusal),
-        Ok(_) if check => decided(allow(None, false), remaining, Effect::Nothing),
-        Ok(amount) => {
-            let tightest = caps.iter().min_by_key(|cap| cap.remaining());
-            let figures = tightest.map(|cap| Arithmetic {
-                asked: amount,
-                ..cap.figures
-            });
-            let verdict = allow(Some(ask.new_hold), false);
-            let decision = Decision {
-                verdict,
-                remaining: remaining.map(|r| r - amount),
-                projected,
-            };
-            (decision, Effect::Mint(amount, figures))
+    let (counts, executions) = if check {
+        (false, None)
+    } else {
+        match pace::executions(context, org, ask) {
+            Executions::Counted => (false, None),
+            Executions::One(limit) => (true, limit),
+            Executions::Full(refusal, effect) => {
+                let decided = block(refusal);
+                return Decided { effect, ..decided };
+            }
+        }
+    };
+    if !check && !again {
+        let refusal = pace::rate_refusal(context, meters, org, ask, &call);
+        pace::note_rates(
+            context,
+            meters,
+            org,
+            ask,
+            &call,
+            refusal.is_none(),
+            &mut aside.notes,
+        );
+        if let Some(refusal) = refusal {
+            return block(refusal);
         }
     }
+    note::budgets(context, org, live, ask, &call, size, &mut aside.notes);
+    let amount = match budget::reserve(context, workflow, live, ask, &caps, size) {
+        Ok(amount) => amount,
+        Err(refusal) => {
+            let decided = block(refusal);
+            let still = rest.is_some() && budget::rest(context, org, ask) == rest;
+            let effect = if still {
+                Effect::Refuse
+            } else {
+                Effect::Contended
+            };
+            return Decided { effect, ..decided };
+        }
+    };
+    if check {
+        return allow(None, false, remaining, Effect::Nothing);
+    }
+    let tightest = caps.iter().min_by_key(|cap| cap.remaining());
+    let mint = Mint {
+        amount,
+        budget: tightest.map(|cap| cap.asking(amount)),
+        chain,
+        org: budget::limits(&caps, persist::record::Scope::Org),
+        key: budget::limits(&caps, persist::record::Scope::ApiKey),
+        counts,
+        executions,
+    };
+    allow(
+        Some(ask.new_hold),
+        false,
+        remaining.map(|r| r - amount),
+        Effect::Mint(mint),
+    )
 }
 
 /// The front has checked the key already; it may have ended while the call waited.
 fn key_refusal(context: &Context<'_>, ask: &Ask) -> Option<Block> {
     match context.directory.key(ask.key) {
+        None if ask.figures.is_some() && ask.key == NO_KEY => None,
         Some(key)
             if key.revoked_at.is_none() && key.expires_at.is_none_or(|at| context.now <= at) =>
         {
@@ -210,7 +358,7 @@ fn key_refusal(context: &Context<'_>, ask: &Ask) -> Option<Block> {
 }
 
 fn state_refusal(workflow: &WorkflowLive, ask: &Ask) -> Option<Block> {
-    let (code, what) = match workflow.state {
+    let (code, what) = match workflow.standing().state {
         State::Normal | State::Flagged => return None,
         State::Killed => (Code::WorkflowKilled, "killed; make a new one to go on"),
         // Nothing runs when a chain ends.
@@ -221,7 +369,7 @@ fn state_refusal(workflow: &WorkflowLive, ask: &Ask) -> Option<Block> {
             "stopped by a detector; resume it to go on",
         ),
     };
-    let why = match &workflow.reason {
+    let why = match &workflow.standing().reason {
         Some(reason) => format!("this workflow was {what} (reason given: {reason})"),
         None => format!("this workflow was {what}"),
     };
@@ -229,6 +377,11 @@ fn state_refusal(workflow: &WorkflowLive, ask: &Ask) -> Option<Block> {
         reason: "workflow_state",
         ..Block::new(code, &why)
     })
+}
+
+/// Older clients cannot name tools at the gate: for them the rules wait for `/execute`.
+fn must_name_tools(ask: &Ask) -> bool {
+    ask.protocol == Protocol::V4 || ask.endpoint == Endpoint::Execute
 }
 
 fn tool_refusal(org: &OrgEntry, ask: &Ask, call: &Described<'_>) -> Option<Block> {
@@ -245,266 +398,46 @@ fn tool_refusal(org: &OrgEntry, ask: &Ask, call: &Described<'_>) -> Option<Block
             ..Block::new(Code::ToolBlocked, &why)
         });
     }
-    // Older clients cannot name tools at the gate: for them the rules wait for `/execute`.
-    let must_name = ask.protocol == Protocol::V4 || ask.endpoint == Endpoint::Execute;
-    if must_name && ask.tools.is_empty() && org.rules.has_tool_rules(call) {
-        let policy = org.rules.first_tool_rule(call).cloned();
-        let why = "tool rules are in force and the call is blocked because it names no tool; \
-                   send \"tools\": [..] (or \"tool\"), an SDK does so for protected functions";
-        return Some(Block {
-            reason: "no_tools_field",
-            policy,
-            ..Block::new(Code::ToolBlocked, why)
-        });
-    }
-    None
-}
-
-fn rate_refusal(
-    context: &Context<'_>,
-    meters: &mut Meters,
-    org: &OrgEntry,
-    ask: &Ask,
-    call: &Described<'_>,
-) -> Option<Block> {
-    let rates = SCOPES.map(|scope| Some((scope, org.rules.rate(org.composition, scope, call)?)));
-    if rates.iter().all(Option::is_none) {
-        return None;
-    }
-    // What was counted is not counted again, nor refused for itself.
-    let identity = call_identity(ask);
-    if identity.is_some_and(|call| meters.was_counted(context.now, call)) {
-        return None;
-    }
-    for (scope, (limit, policy)) in rates.iter().flatten() {
-        let subject = subject(*scope, ask);
-        let used = meters.calls(context.now, subject);
-        if used >= *limit {
-            let retry_after_ms = meters.opens_in(context.now, subject);
-            let why = format!(
-                "rate limit of the {}: {used} of {limit} calls in the last minute (policy \"{}\"); \
-                 there is room again in {} s",
-                noun(*scope),
-                policy.name,
-                retry_after_ms.div_ceil(1000)
-            );
-            return Some(Block {
-                reason: "rate_limit",
-                policy: Some(Arc::clone(policy)),
-                retry_after_ms: Some(retry_after_ms),
-                ..Block::new(Code::RateLimitExceeded, &why)
-            });
-        }
-    }
-    if let Some(call) = identity {
-        meters.note_counted(call);
-    }
-    for (scope, _) in rates.into_iter().flatten() {
-        meters.count_call(context.now, subject(scope, ask));
-    }
-    None
-}
-
-/// What the gate and the execute of one call have in common.
-fn call_identity(ask: &Ask) -> Option<u128> {
-    let hash = Sha256::new()
-        .chain_update(ask.workflow.0.to_le_bytes())
-        .chain_update(ask.operation_id.as_deref()?)
-        .finalize();
-    hash.first_chunk().map(|bytes| u128::from_le_bytes(*bytes))
-}
-
-fn subject(scope: Scope, ask: &Ask) -> Subject {
-    match scope {
-        Scope::Org => Subject::Org(ask.org.0),
-        Scope::Workflow => Subject::Workflow(ask.workflow.0),
-        Scope::ApiKey => Subject::Key(ask.key.0),
-    }
-}
-
-const fn noun(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Org => "org",
-        Scope::Workflow => "workflow",
-        Scope::ApiKey => "key",
-    }
-}
-
-fn size(context: &Context<'_>, ask: &Ask) -> Size {
-    let input = if ask.estimated_tokens > 1 {
-        ask.estimated_tokens
-    } else {
-        0
-    };
-    if input > 0 || ask.max_output_tokens.is_some() {
-        let quote = context.prices.quote(ask.model.as_deref(), None);
-        return Size::Declared(quote.declared(input, ask.max_output_tokens.unwrap_or(0)));
-    }
-    let cannot_end = match (ask.protocol, ask.endpoint) {
-        (Protocol::Seed, _) | (Protocol::V3, Endpoint::Execute) => true,
-        (Protocol::V3 | Protocol::V4, _) => false,
-    };
-    if cannot_end {
-        Size::NothingIf(context.floor)
-    } else {
-        Size::UpTo(context.floor)
-    }
-}
-
-/// Every cap that applies: those set on org, workflow and key, and those of budget policies.
-fn caps(
-    context: &Context<'_>,
-    org: &OrgEntry,
-    workflow: &WorkflowLive,
-    ask: &Ask,
-    call: &Described<'_>,
-) -> Vec<Cap> {
-    let key = context.directory.key(ask.key);
-    let mut caps = Vec::new();
-    for scope in SCOPES {
-        let (account, own) = match scope {
-            Scope::Org => (context.shard.orgs.get(&ask.org), org.budget),
-            Scope::Workflow => (Some(&workflow.account), workflow.budget),
-            Scope::ApiKey => (
-                context.shard.keys.get(&ask.key),
-                key.and_then(|key| key.budget),
-            ),
-        };
-        let sums = account
-            .map(|account| account.in_period(&context.period))
-            .unwrap_or_default();
-        let figures = |cap| Arithmetic {
-            scope,
-            cap,
-            spent: sums.spent,
-            held: sums.held,
-            asked: Nanos::ZERO,
-        };
-        if let Some(cap) = own {
-            caps.push(Cap {
-                figures: figures(cap),
-                policy: None,
-            });
-        }
-        if let Some((cap, policy)) = org.rules.budget(org.composition, scope, call) {
-            caps.push(Cap {
-                figures: figures(cap),
-                policy: Some(Arc::clone(policy)),
-            });
-        }
-    }
-    caps
-}
-
-/// The amount to hold, such that `spent + held + ask ≤ cap` for every cap (invariant 1).
-fn reserve(
-    context: &Context<'_>,
-    workflow: &WorkflowLive,
-    ask: &Ask,
-    caps: &[Cap],
-    size: Size,
-) -> Result<Nanos, Block> {
-    let least = caps.iter().map(Cap::remaining).min();
-    let per_call = workflow.max_per_call;
-    let (hold, needed) = match size {
-        Size::Declared(amount) => (amount, amount),
-        Size::NothingIf(floor) => (Nanos::ZERO, floor),
-        // Never more than what is left while anything is left: no phantom refusal of the last cents.
-        Size::UpTo(floor) => {
-            let floor = per_call.map_or(floor, |most| floor.min(most));
-            let amount = least.map_or(floor, |least| floor.min(least.max(Nanos(1))));
-            (amount, amount)
-        }
-    };
-    if let Some(most) = per_call.filter(|most| hold > *most || *most <= Nanos::ZERO) {
-        let why = format!(
-            "budget of one call: it may cost {}, and the workflow allows {} per call",
-            Dollars(needed),
-            Dollars(most)
-        );
-        return Err(Block {
-            reason: "per_call_cap",
-            ..Block::new(Code::BudgetHardBlocked, &why)
-        });
-    }
-    sum_refusal(context, workflow, ask, hold)?;
-    for cap in caps {
-        // A cap that is used up lets nothing through, not even a call declared to be free.
-        let exhausted = cap.remaining() <= Nanos::ZERO;
-        if exhausted || needed > cap.remaining() {
-            return Err(budget_refusal(context, cap, needed));
-        }
-    }
-    Ok(hold)
-}
-
-/// Without any cap there still is an end: sums of holds must stay exact.
-fn sum_refusal(
-    context: &Context<'_>,
-    workflow: &WorkflowLive,
-    ask: &Ask,
-    hold: Nanos,
-) -> Result<(), Block> {
-    let held = [
-        Some(&workflow.account),
-        context.shard.keys.get(&ask.key),
-        context.shard.orgs.get(&ask.org),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|account| account.held())
-    .max()
-    .unwrap_or_default();
-    if hold <= limits::HOLD && held + hold <= limits::HELD {
-        return Ok(());
-    }
-    let why = format!(
-        "budget of one call: {} is more than one call may hold ({}), or more than fits beside the {} \
-         held already; declare fewer tokens",
-        Dollars(hold),
-        Dollars(limits::HOLD),
-        Dollars(held)
-    );
-    Err(Block {
-        reason: "hold_too_large",
-        ..Block::new(Code::BudgetHardBlocked, &why)
+    let policy = org.rules.first_tool_rule(call);
+    let policy = policy.filter(|_| must_name_tools(ask) && ask.tools.is_empty())?;
+    let why = "tool rules are in force and the call is blocked because it names no tool; \
+               send \"tools\": [..] (or \"tool\"), an SDK does so for protected functions";
+    Some(Block {
+        reason: "no_tools_field",
+        policy: Some(policy.clone()),
+        ..Block::new(Code::ToolBlocked, why)
     })
 }
 
-fn budget_refusal(context: &Context<'_>, cap: &Cap, asked: Nanos) -> Block {
-    let Arithmetic {
-        scope,
-        cap: limit,
-        spent,
-        held,
-        ..
-    } = cap.figures;
-    let code = match scope {
-        Scope::Org => Code::BudgetOrgCeilingBlocked,
-        Scope::Workflow | Scope::ApiKey => Code::BudgetHardBlocked,
+/// The call's place in its chain, or why the chain may not go on.
+fn chain_link(
+    context: &Context<'_>,
+    workflow: &WorkflowEntry,
+    ask: &Ask,
+) -> Result<Option<ChainLink>, Block> {
+    let Some(chain) = ask.chain.as_ref() else {
+        return Ok(None);
     };
-    let by = cap
-        .policy
-        .as_ref()
-        .map(|p| format!(" (policy \"{}\")", p.name))
-        .unwrap_or_default();
-    let why = format!(
-        "budget of the {} exhausted{by}: of {} this month, {} is spent and {} held, and the call \
-         asks for {}",
-        noun(scope),
-        Dollars(limit),
-        Dollars(spent),
-        Dollars(held),
-        Dollars(asked)
-    );
-    Block {
-        reason: "budget",
-        policy: cap.policy.clone(),
-        budget: Some(Arithmetic {
-            asked,
-            ..cap.figures
-        }),
-        resets_at: Some(context.period.end),
-        ..Block::new(code, &why)
+    let Some(live) = context.shard.chain(chain.key) else {
+        let terms = ChainTerms { cap: chain.cap };
+        return Ok(Some(ChainLink {
+            chain: chain.key,
+            begins: Some(terms),
+        }));
+    };
+    let secs = live.secs(context.now);
+    if secs >= u64::from(workflow.rare().chain_secs) {
+        let why = format!(
+            "this chain began {secs} s ago and may last {} s; end it and start another",
+            workflow.rare().chain_secs
+        );
+        return Err(Block {
+            reason: "chain_duration",
+            ..Block::new(Code::ChainMaxDurationExceeded, &why)
+        });
     }
+    Ok(Some(ChainLink {
+        chain: chain.key,
+        begins: None,
+    }))
 }

@@ -1,13 +1,30 @@
 //! Changes to the directory: what they need, what they refuse, and the record they become.
 
-use crate::directory::{Directory, KeyEntry, OrgEntry, WorkflowEntry};
+mod accounts;
+mod check;
+mod keys;
+mod members;
+mod people;
+mod policies;
+mod prices;
+mod templates;
+mod workflows;
+
+pub use keys::{KeyTexts, NewKey};
+pub use members::{Answer, NewInvite, NewOrg, Newcomer};
+pub use people::{Account, NewSession, Registration};
+pub use policies::{PRIORITY, PolicyDraft, PolicyPatch, Terms, draft_rules};
+pub use prices::NewPrice;
+pub use templates::{CATALOG, Template, TemplateTerms};
+pub use workflows::{WorkflowPatch, WorkflowSettings};
+
+use crate::directory::{Directory, KeyEntry, OrgEntry};
 use crate::limits;
+use crate::plan::{Feature, PlanTable};
 use crate::rules::Compiled;
-use persist::record::{
-    Actor, Change, Composition, DirectoryRecord, Key, Member, Org, Policy, PolicyAction,
-    PolicyType, Role, Scope, Scopes, Session, User, Workflow,
-};
-use persist::{KeyId, Millis, Nanos, OrgId, PolicyId, UserId, WorkflowId};
+use check::{bounded, budget, text};
+use persist::record::{Actor, Change, Composition, DirectoryRecord, Org, PeriodKind, Role, Token};
+use persist::{InviteId, KeyId, Millis, Nanos, OrgId, PolicyId, SessionId, UserId, WorkflowId};
 use std::sync::Arc;
 
 /// A change somebody asks for. Ids, hashes and times are made at the edge.
@@ -16,7 +33,56 @@ pub enum Manage {
     /// A person signs up with an org, a first workflow, a key and a session of their own.
     Register(Box<Registration>),
     /// A person signed in.
-    OpenSession(Session),
+    OpenSession(NewSession),
+    /// A session ends before its time.
+    EndSession {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        session: SessionId,
+    },
+    /// All sessions of a person end, but one perhaps.
+    EndSessions {
+        /// Whose.
+        user: UserId,
+        /// The one that goes on.
+        but: Option<SessionId>,
+    },
+    /// A person has another name.
+    RenameUser {
+        /// Who.
+        user: UserId,
+        /// The name.
+        name: String,
+    },
+    /// A person has another password; their other sessions end.
+    SetPassword {
+        /// Who.
+        user: UserId,
+        /// Argon2id, PHC form.
+        password_hash: String,
+        /// The session that goes on.
+        but: Option<SessionId>,
+        /// The mailed link that allowed it; it is used up, and shows that the address is theirs.
+        token: Option<[u8; 32]>,
+    },
+    /// A link is mailed.
+    AddToken(Token),
+    /// A person showed that the address is theirs.
+    VerifyEmail {
+        /// Who.
+        user: UserId,
+        /// The mailed link; it is used up.
+        token: [u8; 32],
+    },
+    /// A person may sign in through a provider's account, which shows that the address is theirs.
+    /// Nobody had shown that before: then password and sessions, perhaps a stranger's, end.
+    AddIdentity {
+        /// Who.
+        user: UserId,
+        /// Which.
+        account: Account,
+    },
     /// A new workflow.
     CreateWorkflow {
         /// Where.
@@ -39,18 +105,92 @@ pub enum Manage {
         /// What changes.
         patch: WorkflowPatch,
     },
+    /// A further org of somebody who has an account.
+    CreateOrg(Box<NewOrg>),
     /// Other settings for an org.
     PatchOrg {
         /// Which.
         org: OrgId,
         /// By whom.
         actor: Actor,
-        /// A new name.
-        name: Option<String>,
-        /// Another cap; `Some(None)` takes it off.
-        budget: Option<Option<Nanos>>,
-        /// Another composition.
-        composition: Option<Composition>,
+        /// What changes.
+        patch: OrgPatch,
+    },
+    /// An org goes, with all that is in it.
+    RemoveOrg {
+        /// Which.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+    },
+    /// A member has another role.
+    SetRole {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+        /// Who.
+        user: UserId,
+        /// Which.
+        role: Role,
+    },
+    /// A member is removed, and their sessions end; or leaves, and stays signed in.
+    RemoveMember {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+        /// Who.
+        user: UserId,
+    },
+    /// Somebody is invited.
+    Invite {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+        /// The invitation.
+        invite: NewInvite,
+    },
+    /// An invitation gets another link.
+    ResendInvite {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+        /// Which.
+        id: InviteId,
+        /// SHA-256 of the token in the new link.
+        token_hash: [u8; 32],
+        /// Until when it works.
+        expires_at: Millis,
+    },
+    /// It is known what became of an invitation's mail.
+    NoteInviteMail {
+        /// Where.
+        org: OrgId,
+        /// Which.
+        id: InviteId,
+        /// SHA-256 of the token in that mail.
+        token_hash: [u8; 32],
+        /// Did it go out?
+        sent: bool,
+    },
+    /// An invitation is taken back.
+    RevokeInvite {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        by: UserId,
+        /// Which.
+        id: InviteId,
+    },
+    /// Somebody who has an invitation's link answers it.
+    AnswerInvite {
+        /// SHA-256 of the token in the link.
+        token_hash: [u8; 32],
+        /// How.
+        answer: Answer,
     },
     /// A new policy.
     CreatePolicy {
@@ -74,6 +214,39 @@ pub enum Manage {
         /// What changes.
         patch: PolicyPatch,
     },
+    /// A policy is switched on or off.
+    TogglePolicy {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        actor: Actor,
+        /// Which.
+        id: PolicyId,
+        /// On or off; the other way round if absent.
+        active: Option<bool>,
+    },
+    /// A template becomes a policy, if it is none yet.
+    EnableTemplate {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        actor: Actor,
+        /// The policy's id, should one be made.
+        id: PolicyId,
+        /// Which.
+        template: String,
+        /// What it says otherwise.
+        terms: TemplateTerms,
+    },
+    /// The policy of a template goes, if there is one.
+    DisableTemplate {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        actor: Actor,
+        /// Which.
+        template: String,
+    },
     /// A policy goes.
     DeletePolicy {
         /// Where.
@@ -92,6 +265,24 @@ pub enum Manage {
         /// What it is.
         key: NewKey,
     },
+    /// A key has a new text and secret; the ones before work for a while.
+    RotateKey {
+        /// Where.
+        org: OrgId,
+        /// By whom.
+        actor: Actor,
+        /// Which.
+        id: KeyId,
+        /// The new ones.
+        texts: KeyTexts,
+        /// Until when the ones before work too.
+        previous_until: Millis,
+    },
+    /// A key was used: told at most once an hour.
+    KeyUsed {
+        /// Which.
+        id: KeyId,
+    },
     /// A key is refused from now on.
     RevokeKey {
         /// Where.
@@ -101,137 +292,30 @@ pub enum Manage {
         /// Which.
         id: KeyId,
     },
+    /// A model has another price.
+    SetPrice {
+        /// By whom.
+        actor: Actor,
+        /// What.
+        price: NewPrice,
+    },
 }
 
-/// Everything a sign-up makes.
-#[derive(Debug)]
-pub struct Registration {
-    /// The person.
-    pub user: UserId,
-    /// Their address, lower case.
-    pub email: String,
-    /// Their name.
-    pub name: String,
-    /// Argon2id, PHC form.
-    pub password_hash: String,
-    /// Their org.
-    pub org: OrgId,
-    /// Its name.
-    pub org_name: String,
-    /// Its plan.
-    pub plan: String,
-    /// Its first workflow.
-    pub workflow: WorkflowId,
-    /// That workflow's name.
-    pub workflow_name: String,
-    /// Its first key.
-    pub key: NewKey,
-    /// The session.
-    pub session: Session,
-}
-
-/// A key to be made.
-#[derive(Debug)]
-pub struct NewKey {
-    /// Id.
-    pub id: KeyId,
-    /// The workflow it is bound to.
-    pub workflow: Option<WorkflowId>,
-    /// Name.
-    pub name: String,
-    /// SHA-256 of the key.
-    pub key_hash: [u8; 32],
-    /// First characters.
-    pub prefix: String,
-    /// Last characters.
-    pub suffix: String,
-    /// Signing secret, sealed.
-    pub sealed_secret: Vec<u8>,
-    /// What it may do.
-    pub scopes: Scopes,
-    /// Cap.
-    pub budget: Option<Nanos>,
-    /// Until when it works.
-    pub expires_at: Option<Millis>,
-}
-
-/// A workflow's settings.
+/// What changes in an org; absent stays.
 #[derive(Debug, Clone, Default)]
-pub struct WorkflowSettings {
-    /// Name.
-    pub name: String,
-    /// The operator's own id.
-    pub external_id: Option<String>,
-    /// Cap.
-    pub budget: Option<Nanos>,
-    /// Cap on one call.
-    pub max_per_call: Option<Nanos>,
-}
-
-/// What changes in a workflow; absent stays.
-#[derive(Debug, Clone, Default)]
-pub struct WorkflowPatch {
+pub struct OrgPatch {
     /// Name.
     pub name: Option<String>,
-    /// The operator's own id; `Some(None)` takes it off.
-    pub external_id: Option<Option<String>>,
+    /// Where to write to about it.
+    pub contact_email: Option<String>,
+    /// Plan: only for who runs the gateway.
+    pub plan: Option<String>,
     /// Cap; `Some(None)` takes it off.
     pub budget: Option<Option<Nanos>>,
-    /// Cap on one call; `Some(None)` takes it off.
-    pub max_per_call: Option<Option<Nanos>>,
-}
-
-/// A policy to be made. Patterns are already known to compile.
-#[derive(Debug, Clone)]
-pub struct PolicyDraft {
-    /// Name.
-    pub name: String,
-    /// What it decides about.
-    pub policy_type: PolicyType,
-    /// At which level.
-    pub scope: Scope,
-    /// For which workflow or key.
-    pub scope_id: Option<u128>,
-    /// Lower answers first.
-    pub priority: i32,
-    /// What a match does.
-    pub action: PolicyAction,
-    /// Conditions and figures.
-    pub terms: Terms,
-    /// Off policies answer nothing.
-    pub is_active: bool,
-}
-
-/// The part of a policy that `config` and `match` describe.
-#[derive(Debug, Clone, Default)]
-pub struct Terms {
-    /// Tool patterns.
-    pub tools: Vec<String>,
-    /// Model patterns.
-    pub models: Vec<String>,
-    /// Matches only calls projected to cost at least this.
-    pub min_cost: Option<Nanos>,
-    /// The cap.
-    pub budget: Option<Nanos>,
-    /// Calls per minute.
-    pub calls_per_minute: Option<u32>,
-}
-
-/// What changes in a policy; absent stays.
-#[derive(Debug, Clone, Default)]
-pub struct PolicyPatch {
-    /// Name.
-    pub name: Option<String>,
-    /// Must be what it is.
-    pub policy_type: Option<PolicyType>,
-    /// Priority.
-    pub priority: Option<i32>,
-    /// Action.
-    pub action: Option<PolicyAction>,
-    /// Conditions and figures, all of them anew.
-    pub terms: Option<Terms>,
-    /// On or off.
-    pub is_active: Option<bool>,
+    /// The period of that cap.
+    pub period: Option<PeriodKind>,
+    /// How its policies combine.
+    pub composition: Option<Composition>,
 }
 
 /// What a change made.
@@ -245,7 +329,7 @@ pub enum Managed {
     Key(Arc<KeyEntry>),
     /// A policy.
     Policy(Arc<Compiled>),
-    /// A workflow: shown with its money by the caller's next question.
+    /// A workflow: shown with its money by the caller's next question, to its shard.
     Workflow(WorkflowId),
 }
 
@@ -272,105 +356,168 @@ pub enum Refusal {
     },
     /// The thing's state does not allow it.
     WrongState(String),
+    /// Not for this person.
+    Forbidden(String),
+    /// The plan has no room for one more.
+    Limit {
+        /// Slug.
+        code: &'static str,
+        /// Of what.
+        resource: &'static str,
+        /// How many there are.
+        current: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The plan does not have it.
+    Feature {
+        /// What.
+        feature: &'static str,
+        /// The plan's title.
+        plan: String,
+        /// The titles of the plans that have it.
+        plans: Vec<String>,
+    },
 }
 
-fn invalid(field: &'static str, message: String) -> Refusal {
-    Refusal::Invalid {
-        code: "validation_error",
-        field,
-        message,
-    }
+/// What a change is decided with.
+#[derive(Debug, Clone, Copy)]
+pub struct Desk<'a> {
+    /// With every change so far.
+    pub directory: &'a Directory,
+    /// Plans.
+    pub plans: &'a PlanTable,
+    /// The time.
+    pub now: Millis,
 }
 
-fn bounded(field: &'static str, text: &str, most: usize) -> Result<(), Refusal> {
-    if text.trim().is_empty() {
-        return Err(invalid(field, format!("{field} may not be empty")));
+impl<'a> Desk<'a> {
+    fn org(&self, id: OrgId) -> Result<&'a OrgEntry, Refusal> {
+        let org = self.directory.org(id);
+        org.map(AsRef::as_ref)
+            .ok_or(Refusal::NotFound("organization"))
     }
-    if text.len() > most {
-        return Err(invalid(
-            field,
-            format!("{field} has {} bytes, {most} are allowed", text.len()),
-        ));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(invalid(
-            field,
-            format!("{field} may not hold control characters"),
-        ));
-    }
-    Ok(())
-}
 
-fn budget(field: &'static str, amount: Option<Nanos>) -> Result<(), Refusal> {
-    let most = Nanos::from_cents(limits::BUDGET_CENTS);
-    match amount {
-        Some(amount) if amount < Nanos::ZERO || amount > most => Err(invalid(
-            field,
-            format!(
-                "{field} must be between 0 and {}, or null for no cap",
-                limits::BUDGET_CENTS
-            ),
-        )),
-        _ => Ok(()),
+    /// Does the org's plan have this?
+    fn needs(&self, org: &OrgEntry, feature: Feature) -> Result<(), Refusal> {
+        let plan = self.plans.of(&org.plan);
+        if plan.has(feature) {
+            return Ok(());
+        }
+        let others = self.plans.iter().filter(|plan| plan.has(feature));
+        Err(Refusal::Feature {
+            feature: feature.name(),
+            plan: plan.title.clone(),
+            plans: others.map(|plan| plan.title.clone()).collect(),
+        })
     }
-}
-
-fn external_id(text: Option<&str>) -> Result<(), Refusal> {
-    let Some(text) = text else { return Ok(()) };
-    let fits = !text.is_empty()
-        && text.len() <= limits::EXTERNAL_ID_BYTES
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if fits {
-        return Ok(());
-    }
-    Err(invalid(
-        "external_id",
-        format!(
-            "external_id takes 1 to {} letters, digits, _ and -",
-            limits::EXTERNAL_ID_BYTES
-        ),
-    ))
 }
 
 /// Decides a change: the closure gets the record that makes it, or the refusal comes back.
 pub fn decide<T>(
-    directory: &Directory,
-    now: Millis,
+    desk: Desk<'_>,
     manage: &Manage,
     then: impl FnOnce(DirectoryRecord<'_>) -> T,
 ) -> Result<T, Refusal> {
-    let record = |actor, changes| DirectoryRecord {
-        at: now,
+    let mut patched = Patched::default();
+    let (actor, changes) = changes(desk, manage, &mut patched)?;
+    Ok(then(DirectoryRecord {
+        at: desk.now,
         actor,
         changes,
-    };
-    match manage {
-        Manage::Register(new) => {
-            if directory.user_by_email(&new.email).is_some() {
-                return Err(Refusal::Conflict {
-                    code: "email_taken",
-                    message: "this address is registered; sign in with POST /api/v1/auth/login"
-                        .to_owned(),
-                });
-            }
-            bounded("organization_name", &new.org_name, limits::ORG_NAME_BYTES)?;
-            Ok(then(record(Actor::User(new.user), registration(now, new))))
-        }
-        Manage::OpenSession(session) => Ok(then(record(
+    }))
+}
+
+/// What a patch makes of a thing: its record borrows from here.
+#[derive(Default)]
+struct Patched {
+    settings: Option<WorkflowSettings>,
+    draft: Option<PolicyDraft>,
+}
+
+fn changes<'a>(
+    desk: Desk<'a>,
+    manage: &'a Manage,
+    patched: &'a mut Patched,
+) -> Result<(Actor, Vec<Change<'a>>), Refusal> {
+    let Desk {
+        directory,
+        plans,
+        now,
+    } = desk;
+    Ok(match manage {
+        Manage::Register(new) => (
+            Actor::User(new.user),
+            people::register(directory, now, new)?,
+        ),
+        Manage::OpenSession(session) => (
             Actor::User(session.user),
-            vec![Change::SessionAdded(session.clone())],
-        ))),
+            vec![Change::SessionAdded(people::session(session, now))],
+        ),
+        Manage::EndSession { user, session } => {
+            let mut theirs = directory.sessions_of(*user, now);
+            let found = theirs.any(|known| known.id == *session);
+            if !found {
+                return Err(Refusal::NotFound("session"));
+            }
+            let ended = Change::SessionEnded {
+                user: *user,
+                session: *session,
+            };
+            (Actor::User(*user), vec![ended])
+        }
+        Manage::EndSessions { user, but } => {
+            let (user, but) = (*user, *but);
+            let ended = Change::SessionsEnded { user, but };
+            (Actor::User(user), vec![ended])
+        }
+        Manage::RenameUser { user, name } => {
+            let before = people::user(directory, *user)?;
+            (Actor::User(*user), vec![people::rename(before, name)?])
+        }
+        Manage::SetPassword {
+            user,
+            password_hash,
+            but,
+            token,
+        } => {
+            let new = accounts::NewPassword {
+                password_hash,
+                but: *but,
+                token: *token,
+            };
+            (
+                Actor::User(*user),
+                accounts::set_password(directory, now, *user, new)?,
+            )
+        }
+        Manage::AddToken(token) => (
+            Actor::User(token.user),
+            vec![Change::TokenAdded(token.clone())],
+        ),
+        Manage::VerifyEmail { user, token } => {
+            let verified = accounts::verify_email(directory, now, *user, *token)?;
+            (Actor::User(*user), verified)
+        }
+        Manage::AddIdentity { user, account } => (
+            Actor::User(*user),
+            accounts::link(directory, now, *user, account)?,
+        ),
         Manage::CreateWorkflow {
             org,
             actor,
             id,
             settings,
         } => {
-            check_workflow(directory, *org, None, settings)?;
-            let workflow = workflow_record(*org, *id, settings, now, now);
-            Ok(then(record(*actor, vec![Change::WorkflowAdded(workflow)])))
+            workflows::check_workflow(directory, *org, None, settings)?;
+            let entry = desk.org(*org)?;
+            let plan = plans.of(&entry.plan);
+            workflows::room(entry, plan)?;
+            if settings.approvals == Some(true) {
+                desk.needs(entry, Feature::Approvals)?;
+            }
+            let workflow = workflows::workflow_record(*org, *id, settings, plan, now, now);
+            (*actor, vec![Change::WorkflowAdded(workflow)])
         }
         Manage::PatchWorkflow {
             org,
@@ -381,35 +528,88 @@ pub fn decide<T>(
             let before = directory
                 .workflow(*org, *id)
                 .ok_or(Refusal::NotFound("workflow"))?;
-            let settings = patched(before, patch);
-            check_workflow(directory, *org, Some(*id), &settings)?;
-            let workflow = workflow_record(*org, *id, &settings, before.created_at, now);
-            Ok(then(record(
-                *actor,
-                vec![Change::WorkflowChanged(workflow)],
-            )))
-        }
-        Manage::PatchOrg {
-            org,
-            actor,
-            name,
-            budget: cap,
-            composition,
-        } => {
-            let before = directory
-                .org(*org)
-                .ok_or(Refusal::NotFound("organization"))?;
-            if let Some(name) = name {
-                bounded("name", name, limits::ORG_NAME_BYTES)?;
+            let settings = patched.settings.insert(workflows::patched(before, patch));
+            workflows::check_workflow(directory, *org, Some(*id), settings)?;
+            let entry = desk.org(*org)?;
+            if patch.approvals == Some(true) && !before.rare().approvals {
+                desk.needs(entry, Feature::Approvals)?;
             }
-            budget("budget_cents", cap.flatten())?;
-            let after = Org {
-                name: name.as_deref().unwrap_or(&before.name),
-                budget: cap.unwrap_or(before.budget),
-                composition: composition.unwrap_or(before.composition),
-                ..before.to_record()
+            let (plan, made) = (plans.of(&entry.plan), before.created_at);
+            let after = workflows::workflow_record(*org, *id, settings, plan, made, now);
+            (*actor, vec![Change::WorkflowChanged(after)])
+        }
+        Manage::CreateOrg(new) => (Actor::User(new.by), members::found(desk, new)?),
+        Manage::PatchOrg { org, actor, patch } => {
+            let before = desk.org(*org)?;
+            (
+                *actor,
+                vec![Change::OrgChanged(patched_org(desk, before, patch)?)],
+            )
+        }
+        Manage::RemoveOrg { org, by } => (
+            Actor::User(*by),
+            vec![members::remove_org(desk.org(*org)?, *by)?],
+        ),
+        Manage::SetRole {
+            org,
+            by,
+            user,
+            role,
+        } => {
+            let changed = members::set_role(desk.org(*org)?, *by, *user, *role)?;
+            (Actor::User(*by), vec![changed])
+        }
+        Manage::RemoveMember { org, by, user } => (
+            Actor::User(*by),
+            members::remove_member(desk.org(*org)?, *by, *user)?,
+        ),
+        Manage::Invite { org, by, invite } => {
+            let entry = desk.org(*org)?;
+            (Actor::User(*by), members::invite(desk, entry, *by, invite)?)
+        }
+        Manage::ResendInvite {
+            org,
+            by,
+            id,
+            token_hash,
+            expires_at,
+        } => {
+            let entry = desk.org(*org)?;
+            let link = members::NewLink {
+                token_hash: *token_hash,
+                expires_at: *expires_at,
             };
-            Ok(then(record(*actor, vec![Change::OrgChanged(after)])))
+            let changed = members::resend(desk, entry, *by, *id, link)?;
+            (Actor::User(*by), vec![changed])
+        }
+        Manage::NoteInviteMail {
+            org,
+            id,
+            token_hash,
+            sent,
+        } => {
+            let (org, invite) = (*org, *id);
+            let found = directory.invite(org, invite);
+            found.ok_or(Refusal::NotFound("invitation"))?;
+            let noted = Change::InviteMailed {
+                org,
+                invite,
+                token_hash: *token_hash,
+                sent: *sent,
+            };
+            (Actor::System, vec![noted])
+        }
+        Manage::RevokeInvite { org, by, id } => {
+            let ended = members::revoke(directory, desk.org(*org)?, *by, *id)?;
+            (Actor::User(*by), vec![ended])
+        }
+        Manage::AnswerInvite { token_hash, answer } => {
+            let actor = match answer {
+                Answer::Accept(user) => Actor::User(*user),
+                Answer::Register(new) => Actor::User(new.user),
+                Answer::Decline => Actor::System,
+            };
+            (actor, members::answer(directory, now, token_hash, answer)?)
         }
         Manage::CreatePolicy {
             org,
@@ -417,25 +617,12 @@ pub fn decide<T>(
             id,
             draft,
         } => {
-            let entry = directory
-                .org(*org)
-                .ok_or(Refusal::NotFound("organization"))?;
-            if entry.rules.all().len() >= limits::POLICIES {
-                return Err(Refusal::Conflict {
-                    code: "policy_limit_reached",
-                    message: format!(
-                        "an org may have {} policies; delete one first",
-                        limits::POLICIES
-                    ),
-                });
-            }
-            check_draft(directory, *org, *id, draft)?;
-            Ok(then(record(
-                *actor,
-                vec![Change::PolicyAdded(policy_record(
-                    *org, *id, draft, 1, now, now,
-                ))],
-            )))
+            let entry = desk.org(*org)?;
+            policies::room(entry, plans.of(&entry.plan), draft)?;
+            policies::features(desk, entry, draft)?;
+            policies::check_draft(directory, *org, *id, draft)?;
+            let added = policies::policy_record(*org, *id, draft, 1, now, now);
+            (*actor, vec![Change::PolicyAdded(added)])
         }
         Manage::PatchPolicy {
             org,
@@ -445,67 +632,131 @@ pub fn decide<T>(
         } => {
             let entry = directory.org(*org).ok_or(Refusal::NotFound("policy"))?;
             let before = entry.rules.get(*id).ok_or(Refusal::NotFound("policy"))?;
-            if patch
-                .policy_type
-                .is_some_and(|kind| kind != before.policy_type)
-            {
-                return Err(Refusal::Invalid {
-                    code: "policy_type_immutable",
-                    field: "policy_type",
-                    message: "a policy keeps its type; delete it and create another".to_owned(),
-                });
+            let draft = patched.draft.insert(policies::patched(before, patch)?);
+            if policies::grows(before, draft) {
+                policies::features(desk, entry, draft)?;
             }
-            let draft = patched_policy(before, patch);
-            check_draft(directory, *org, *id, &draft)?;
-            let after = policy_record(
-                *org,
-                *id,
-                &draft,
-                before.version + 1,
-                before.created_at,
-                now,
-            );
-            Ok(then(record(*actor, vec![Change::PolicyChanged(after)])))
+            policies::check_draft(directory, *org, *id, draft)?;
+            let after = policies::changed(*org, before, draft, now);
+            let changes = after.map(Change::PolicyChanged).into_iter().collect();
+            (*actor, changes)
+        }
+        Manage::TogglePolicy {
+            org,
+            actor,
+            id,
+            active,
+        } => {
+            let entry = directory.org(*org).ok_or(Refusal::NotFound("policy"))?;
+            let before = entry.rules.get(*id).ok_or(Refusal::NotFound("policy"))?;
+            let patch = PolicyPatch {
+                is_active: Some(active.unwrap_or(!before.is_active)),
+                ..PolicyPatch::default()
+            };
+            let draft = patched.draft.insert(policies::patched(before, &patch)?);
+            let after = policies::changed(*org, before, draft, now);
+            let changes = after.map(Change::PolicyChanged).into_iter().collect();
+            (*actor, changes)
+        }
+        Manage::EnableTemplate {
+            org,
+            actor,
+            id,
+            template,
+            terms,
+        } => {
+            let entry = desk.org(*org)?;
+            let Some(draft) = templates::enable(entry, template, *terms)? else {
+                return Ok((*actor, Vec::new()));
+            };
+            let draft = patched.draft.insert(draft);
+            policies::room(entry, plans.of(&entry.plan), draft)?;
+            policies::check_draft(directory, *org, *id, draft)?;
+            let added = policies::policy_record(*org, *id, draft, 1, now, now);
+            (*actor, vec![Change::PolicyAdded(added)])
+        }
+        Manage::DisableTemplate {
+            org,
+            actor,
+            template,
+        } => {
+            let template = Template::find(template).ok_or(Refusal::NotFound("template"))?;
+            let there = template.enabled_in(desk.org(*org)?);
+            let removed = there.map(|policy| Change::PolicyRemoved {
+                org: *org,
+                policy: policy.id,
+            });
+            (*actor, removed.into_iter().collect())
         }
         Manage::DeletePolicy { org, actor, id } => {
             let entry = directory.org(*org).ok_or(Refusal::NotFound("policy"))?;
             entry.rules.get(*id).ok_or(Refusal::NotFound("policy"))?;
-            Ok(then(record(
-                *actor,
-                vec![Change::PolicyRemoved {
-                    org: *org,
-                    policy: *id,
-                }],
-            )))
+            let removed = Change::PolicyRemoved {
+                org: *org,
+                policy: *id,
+            };
+            (*actor, vec![removed])
         }
         Manage::CreateKey { org, actor, key } => {
-            directory
-                .org(*org)
-                .ok_or(Refusal::NotFound("organization"))?;
-            if let Some(workflow) = key.workflow {
-                directory
-                    .workflow(*org, workflow)
-                    .ok_or(Refusal::NotFound("workflow"))?;
-            }
-            bounded("name", &key.name, limits::POLICY_NAME_BYTES)?;
-            budget("budget_cents", key.budget)?;
-            if key.expires_at.is_some_and(|at| at <= now) {
-                return Err(invalid(
-                    "expires_at",
-                    "expires_at must lie ahead, or be null".to_owned(),
-                ));
-            }
-            Ok(then(record(
+            let entry = desk.org(*org)?;
+            let plan = plans.of(&entry.plan);
+            (
                 *actor,
-                vec![Change::KeyAdded(key_record(*org, key, now))],
-            )))
+                vec![keys::create(directory, now, entry, plan, key)?],
+            )
         }
-        Manage::RevokeKey { org, actor, id } => {
-            let key = directory.key(*id).filter(|key| key.org == *org);
-            key.ok_or(Refusal::NotFound("key"))?;
-            Ok(then(record(*actor, vec![Change::KeyRevoked { key: *id }])))
+        Manage::RotateKey {
+            org,
+            actor,
+            id,
+            texts,
+            previous_until,
+        } => (
+            *actor,
+            vec![keys::rotate(directory, *org, *id, texts, *previous_until)?],
+        ),
+        Manage::KeyUsed { id } => (Actor::Key(*id), vec![Change::KeyUsed { key: *id }]),
+        Manage::RevokeKey { org, actor, id } => (*actor, vec![keys::revoke(directory, *org, *id)?]),
+        Manage::SetPrice { actor, price } => {
+            let set = prices::set(directory, now, price)?;
+            (*actor, set.into_iter().collect())
         }
+    })
+}
+
+fn patched_org<'a>(
+    desk: Desk<'_>,
+    before: &'a OrgEntry,
+    patch: &'a OrgPatch,
+) -> Result<Org<'a>, Refusal> {
+    if let Some(name) = &patch.name {
+        bounded("name", name, limits::ORG_NAME_BYTES)?;
     }
+    if let Some(address) = &patch.contact_email {
+        text("contact_email", address, limits::EMAIL_BYTES)?;
+    }
+    if let Some(plan) = &patch.plan
+        && desk.plans.get(plan).is_none()
+    {
+        let known: Vec<_> = desk.plans.iter().map(|plan| &*plan.name).collect();
+        return Err(check::invalid(
+            "plan",
+            format!("plan must be one of {}", known.join(", ")),
+        ));
+    }
+    budget("budget_cents", patch.budget.flatten())?;
+    Ok(Org {
+        name: patch.name.as_deref().unwrap_or(&before.name),
+        plan: patch.plan.as_deref().unwrap_or(&before.plan),
+        contact_email: patch
+            .contact_email
+            .as_deref()
+            .unwrap_or(&before.contact_email),
+        budget: patch.budget.unwrap_or(before.budget),
+        period: patch.period.unwrap_or(before.period),
+        composition: patch.composition.unwrap_or(before.composition),
+        ..before.to_record()
+    })
 }
 
 /// What to show of a change that was just folded.
@@ -517,306 +768,28 @@ pub fn shown(directory: &Directory, manage: &Manage) -> Managed {
             .and_then(|org| org.rules.get(*id))
             .map(|p| Managed::Policy(Arc::clone(p)))
     };
+    let key = |id: &KeyId| directory.key(*id).map(|key| Managed::Key(Arc::clone(key)));
     let found = match manage {
-        Manage::Register(_) | Manage::OpenSession(_) | Manage::DeletePolicy { .. } => None,
         Manage::CreateWorkflow { id, .. } | Manage::PatchWorkflow { id, .. } => {
             Some(Managed::Workflow(*id))
         }
         Manage::PatchOrg { org, .. } => {
             directory.org(*org).map(|org| Managed::Org(Arc::clone(org)))
         }
-        Manage::CreatePolicy { org, id, .. } | Manage::PatchPolicy { org, id, .. } => {
-            policy(org, id)
-        }
+        Manage::CreatePolicy { org, id, .. }
+        | Manage::PatchPolicy { org, id, .. }
+        | Manage::TogglePolicy { org, id, .. } => policy(org, id),
+        Manage::EnableTemplate { org, template, .. } => Template::find(template)
+            .zip(directory.org(*org))
+            .and_then(|(template, org)| template.enabled_in(org))
+            .map(|policy| Managed::Policy(Arc::clone(policy))),
         Manage::CreateKey {
             key: NewKey { id, .. },
             ..
         }
-        | Manage::RevokeKey { id, .. } => {
-            directory.key(*id).map(|key| Managed::Key(Arc::clone(key)))
-        }
+        | Manage::RotateKey { id, .. }
+        | Manage::RevokeKey { id, .. } => key(id),
+        _ => None,
     };
     found.unwrap_or(Managed::Done)
-}
-
-fn registration(now: Millis, new: &Registration) -> Vec<Change<'_>> {
-    vec![
-        Change::UserAdded(User {
-            id: new.user,
-            email: &new.email,
-            name: &new.name,
-            password_hash: &new.password_hash,
-            created_at: now,
-        }),
-        Change::OrgAdded(Org {
-            id: new.org,
-            name: &new.org_name,
-            plan: &new.plan,
-            budget: None,
-            composition: Composition::default(),
-            created_at: now,
-        }),
-        Change::MemberAdded(Member {
-            org: new.org,
-            user: new.user,
-            role: Role::Owner,
-        }),
-        Change::WorkflowAdded(Workflow {
-            id: new.workflow,
-            org: new.org,
-            name: &new.workflow_name,
-            external_id: None,
-            budget: None,
-            max_per_call: None,
-            created_at: now,
-            updated_at: now,
-        }),
-        Change::KeyAdded(key_record(new.org, &new.key, now)),
-        Change::SessionAdded(new.session.clone()),
-    ]
-}
-
-fn check_workflow(
-    directory: &Directory,
-    org: OrgId,
-    id: Option<WorkflowId>,
-    settings: &WorkflowSettings,
-) -> Result<(), Refusal> {
-    directory
-        .org(org)
-        .ok_or(Refusal::NotFound("organization"))?;
-    bounded("name", &settings.name, limits::WORKFLOW_NAME_BYTES)?;
-    external_id(settings.external_id.as_deref())?;
-    budget("budget_cents", settings.budget)?;
-    budget("max_per_call_cents", settings.max_per_call)?;
-    if let Some(text) = &settings.external_id
-        && let Some(other) = directory.resolve(org, text)
-        && Some(other) != id
-    {
-        return Err(Refusal::Conflict {
-            code: "external_id_taken",
-            message: format!("the workflow {other} is or was known as {text}"),
-        });
-    }
-    Ok(())
-}
-
-fn patched(before: &WorkflowEntry, patch: &WorkflowPatch) -> WorkflowSettings {
-    WorkflowSettings {
-        name: patch
-            .name
-            .clone()
-            .unwrap_or_else(|| before.name.to_string()),
-        external_id: patch
-            .external_id
-            .clone()
-            .unwrap_or_else(|| before.external_id.as_deref().map(str::to_owned)),
-        budget: patch.budget.unwrap_or(before.budget),
-        max_per_call: patch.max_per_call.unwrap_or(before.max_per_call),
-    }
-}
-
-fn workflow_record(
-    org: OrgId,
-    id: WorkflowId,
-    settings: &WorkflowSettings,
-    created_at: Millis,
-    updated_at: Millis,
-) -> Workflow<'_> {
-    Workflow {
-        id,
-        org,
-        name: &settings.name,
-        external_id: settings.external_id.as_deref(),
-        budget: settings.budget,
-        max_per_call: settings.max_per_call,
-        created_at,
-        updated_at,
-    }
-}
-
-fn key_record(org: OrgId, key: &NewKey, now: Millis) -> Key<'_> {
-    Key {
-        id: key.id,
-        org,
-        workflow: key.workflow,
-        name: &key.name,
-        key_hash: key.key_hash,
-        prefix: &key.prefix,
-        suffix: &key.suffix,
-        sealed_secret: &key.sealed_secret,
-        key_version: 1,
-        scopes: key.scopes,
-        budget: key.budget,
-        expires_at: key.expires_at,
-        created_at: now,
-    }
-}
-
-fn check_draft(
-    directory: &Directory,
-    org: OrgId,
-    id: PolicyId,
-    draft: &PolicyDraft,
-) -> Result<(), Refusal> {
-    bounded("name", &draft.name, limits::POLICY_NAME_BYTES)?;
-    check_patterns(directory, org, id, &draft.terms)?;
-    match (draft.scope, draft.scope_id) {
-        (Scope::Org, None) => {}
-        (Scope::Org, Some(_)) => {
-            return Err(invalid(
-                "scope_id",
-                "a policy of the org has no scope_id".to_owned(),
-            ));
-        }
-        (Scope::Workflow | Scope::ApiKey, None) => {
-            return Err(invalid(
-                "scope_id",
-                "scope_id must name the workflow or key".to_owned(),
-            ));
-        }
-        (Scope::Workflow, Some(id)) => {
-            directory
-                .workflow(org, WorkflowId(id))
-                .ok_or(Refusal::NotFound("workflow"))?;
-        }
-        (Scope::ApiKey, Some(id)) => {
-            directory
-                .key(KeyId(id))
-                .filter(|key| key.org == org)
-                .ok_or(Refusal::NotFound("key"))?;
-        }
-    }
-    if draft.action == PolicyAction::RequireApproval {
-        return Err(invalid(
-            "action",
-            "require_approval is not available yet; use block".to_owned(),
-        ));
-    }
-    let terms = &draft.terms;
-    budget("config.budget_cents", terms.budget)?;
-    let missing = |field, what: &str| Err(invalid(field, what.to_owned()));
-    match draft.policy_type {
-        PolicyType::ToolBlock if terms.tools.is_empty() => missing(
-            "config.tool_pattern",
-            "config.tool_pattern must list at least one pattern",
-        ),
-        PolicyType::BudgetLimit if terms.budget.is_none() => missing(
-            "config.budget_cents",
-            "config.budget_cents is needed: a number of cents, 0 for none at all",
-        ),
-        PolicyType::RateLimit => match terms.calls_per_minute {
-            Some(1..=limits::CALLS_PER_MINUTE) => Ok(()),
-            _ => Err(invalid(
-                "config.max_calls_per_minute",
-                format!(
-                    "config.max_calls_per_minute must be 1 to {}",
-                    limits::CALLS_PER_MINUTE
-                ),
-            )),
-        },
-        PolicyType::LoopDetection => missing(
-            "policy_type",
-            "LoopDetection is not available yet; use RateLimit",
-        ),
-        PolicyType::ToolBlock | PolicyType::BudgetLimit => Ok(()),
-    }
-}
-
-fn check_patterns(
-    directory: &Directory,
-    org: OrgId,
-    id: PolicyId,
-    terms: &Terms,
-) -> Result<(), Refusal> {
-    let texts = || terms.tools.iter().chain(&terms.models);
-    let patterns: usize = texts().map(|text| text.split('|').count()).sum();
-    let bytes: usize = texts().map(String::len).sum();
-    let too_many = |what: String| Refusal::Invalid {
-        code: "invalid_pattern_list",
-        field: "config",
-        message: what,
-    };
-    if patterns > limits::PATTERNS || bytes > limits::POLICY_PATTERN_BYTES {
-        return Err(too_many(format!(
-            "the patterns of a policy may be {} in number, alternatives counted singly, and {} bytes \
-             in all; these are {patterns} with {bytes} bytes",
-            limits::PATTERNS,
-            limits::POLICY_PATTERN_BYTES
-        )));
-    }
-    let others = directory.org(org).map_or(0, |org| {
-        let all = org.rules.all().iter().filter(|policy| policy.id != id);
-        let globs = all.flat_map(|policy| policy.tools.iter().chain(&policy.models));
-        globs.map(crate::glob::Glob::alternatives).sum()
-    });
-    if others + patterns > limits::ORG_PATTERNS {
-        return Err(too_many(format!(
-            "all policies of an organization may have {} patterns; there are {others} already",
-            limits::ORG_PATTERNS
-        )));
-    }
-    Ok(())
-}
-
-fn patched_policy(before: &Compiled, patch: &PolicyPatch) -> PolicyDraft {
-    let kept = || Terms {
-        tools: before
-            .tools
-            .iter()
-            .map(|glob| glob.text().to_owned())
-            .collect(),
-        models: before
-            .models
-            .iter()
-            .map(|glob| glob.text().to_owned())
-            .collect(),
-        min_cost: before.min_cost,
-        budget: before.budget,
-        calls_per_minute: before.calls_per_minute,
-    };
-    PolicyDraft {
-        name: patch
-            .name
-            .clone()
-            .unwrap_or_else(|| before.name.to_string()),
-        policy_type: before.policy_type,
-        scope: before.scope,
-        scope_id: before.scope_id,
-        priority: patch.priority.unwrap_or(before.priority),
-        action: patch.action.unwrap_or(before.action),
-        terms: patch.terms.clone().unwrap_or_else(kept),
-        is_active: patch.is_active.unwrap_or(before.is_active),
-    }
-}
-
-fn policy_record(
-    org: OrgId,
-    id: PolicyId,
-    draft: &PolicyDraft,
-    version: u64,
-    created_at: Millis,
-    updated_at: Millis,
-) -> Policy<'_> {
-    Policy {
-        id,
-        org,
-        name: &draft.name,
-        policy_type: draft.policy_type,
-        scope: draft.scope,
-        scope_id: draft.scope_id,
-        priority: draft.priority,
-        action: draft.action,
-        tools: draft.terms.tools.iter().map(String::as_str).collect(),
-        models: draft.terms.models.iter().map(String::as_str).collect(),
-        min_cost: draft.terms.min_cost,
-        budget: draft.terms.budget,
-        calls_per_minute: draft.terms.calls_per_minute,
-        loop_threshold: None,
-        loop_window_secs: None,
-        is_active: draft.is_active,
-        version,
-        created_at,
-        updated_at,
-    }
 }

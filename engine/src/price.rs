@@ -2,8 +2,9 @@
 
 use hashbrown::HashMap;
 use persist::Nanos;
-use persist::record::Tokens;
+use persist::record::{Rated, Rates, Tokens};
 use serde::Deserialize;
+use std::borrow::Cow;
 
 /// Prices of one model, in nano-dollars per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -29,6 +30,20 @@ pub enum CacheCounting {
     BesideInput,
 }
 
+impl From<Rates> for Price {
+    /// What is not said costs what its kind costs otherwise.
+    fn from(rates: Rates) -> Self {
+        let rate = |rate: Nanos| rate.0.max(0).cast_unsigned();
+        Self {
+            input: rate(rates.input),
+            output: rate(rates.output),
+            cache_read: rate(rates.cache_read.unwrap_or(rates.input)),
+            cache_write: rate(rates.cache_write.unwrap_or(rates.input)),
+            reasoning: rate(rates.reasoning.unwrap_or(rates.output)),
+        }
+    }
+}
+
 /// A price and whether it is a guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
@@ -38,14 +53,17 @@ pub struct Quote {
     pub cache: CacheCounting,
     /// True when the model is unknown and the provisional price stands in.
     pub provisional: bool,
+    /// Of a price that was set here: which; 0 for any other.
+    pub version: u64,
     /// Stands in for a kind of token that the model is not sold by (an embedding model's output).
-    unsold: Price,
+    /// None for a price that was set here: 0 in it means free.
+    unsold: Option<Price>,
 }
 
 /// All known prices.
 #[derive(Debug, Clone)]
 pub struct PriceTable {
-    models: HashMap<Box<str>, (Price, CacheCounting)>,
+    models: HashMap<Box<str>, Price>,
     provisional: Price,
     /// Where the figures come from, for people.
     pub source: String,
@@ -67,7 +85,6 @@ struct File {
 #[derive(Deserialize)]
 struct Row {
     model: String,
-    provider: String,
     #[serde(flatten)]
     price: Price,
 }
@@ -87,12 +104,7 @@ impl PriceTable {
         let models = file
             .models
             .into_iter()
-            .map(|row| {
-                (
-                    row.model.into_boxed_str(),
-                    (row.price, counting(&row.provider, "")),
-                )
-            })
+            .map(|row| (row.model.into_boxed_str(), row.price))
             .collect();
         Ok(Self {
             models,
@@ -113,51 +125,57 @@ impl PriceTable {
         self.models.is_empty()
     }
 
+    /// The names and prices of all models.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Price)> {
+        self.models.iter().map(|(name, price)| (&**name, price))
+    }
+
+    /// The price of exactly this model.
+    #[must_use]
+    pub fn price(&self, model: &str) -> Option<&Price> {
+        self.models.get(model)
+    }
+
     /// The price of a model. Dated and prefixed names resolve to their base; an unknown name gets
     /// the provisional price, never nothing.
     #[must_use]
     pub fn quote(&self, model: Option<&str>, provider: Option<&str>) -> Quote {
         let found = model.and_then(|model| self.find(model));
-        let provider = provider.unwrap_or("");
-        match found {
-            Some((price, known)) => Quote {
-                price: *price,
-                cache: if provider.is_empty() {
-                    *known
-                } else {
-                    counting(provider, "")
-                },
-                provisional: false,
-                unsold: self.provisional,
-            },
-            None => Quote {
-                price: self.provisional,
-                cache: counting(provider, model.unwrap_or("")),
-                provisional: true,
-                unsold: self.provisional,
-            },
+        Quote {
+            price: *found.unwrap_or(&self.provisional),
+            cache: counting(provider, model),
+            provisional: found.is_none(),
+            version: 0,
+            unsold: Some(self.provisional),
         }
     }
 
-    fn find(&self, model: &str) -> Option<&(Price, CacheCounting)> {
+    fn find(&self, model: &str) -> Option<&Price> {
         if let Some(found) = self.models.get(model) {
             return Some(found);
         }
-        let lower = model.trim().to_ascii_lowercase();
-        let mut name = lower.as_str();
-        loop {
-            if let Some(found) = self.models.get(name) {
-                return Some(found);
-            }
-            if let Some(base) = without_date(name)
-                && let Some(found) = self.models.get(base)
-            {
-                return Some(found);
-            }
-            // `openai/gpt-4o` → `gpt-4o`.
-            name = name.split_once('/')?.1;
-        }
+        names(&lower(model)).find_map(|name| self.models.get(name))
     }
+}
+
+/// A model's name as names are compared.
+#[must_use]
+pub fn lower(model: &str) -> Cow<'_, str> {
+    let model = model.trim();
+    if model.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(model.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(model)
+    }
+}
+
+/// The names a model may be sold under, its own first: without its date, then without what stands
+/// before a slash (`openai/gpt-4o` → `gpt-4o`). `model` is in lower case.
+pub fn names(model: &str) -> impl Iterator<Item = &str> {
+    let rests = std::iter::successors(Some(model), |name| {
+        name.split_once('/').map(|(_, rest)| rest)
+    });
+    rests.flat_map(|name| [Some(name), without_date(name)].into_iter().flatten())
 }
 
 /// Strips `-2024-07-18`, `-20241022`, `@20241022`, `-latest`, `:0`.
@@ -183,60 +201,110 @@ fn without_date(name: &str) -> Option<&str> {
     None
 }
 
-fn counting(provider: &str, model: &str) -> CacheCounting {
-    let anthropic = |text: &str| {
-        let text = text.to_ascii_lowercase();
-        text.contains("anthropic") || text.contains("claude")
-    };
-    if anthropic(provider) || (provider.is_empty() && anthropic(model)) {
+/// How the tokens of an event are counted: as its provider does, or as whoever makes the model. It
+/// depends on nothing but what was reported, so that a charge in the log can be split again.
+fn counting(provider: Option<&str>, model: Option<&str>) -> CacheCounting {
+    let named = provider.filter(|provider| !provider.is_empty());
+    let name = named.or(model).unwrap_or_default();
+    if holds(name, "anthropic") || holds(name, "claude") {
         CacheCounting::BesideInput
     } else {
         CacheCounting::InsideInput
     }
 }
 
+/// Does a text hold a word, in any case?
+fn holds(text: &str, word: &str) -> bool {
+    let mut places = text.as_bytes().windows(word.len());
+    places.any(|place| place.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Tokens by the rate they are charged at.
+///
+/// A total without its parts counts as input.
+#[must_use]
+pub fn rated(tokens: &Tokens, model: Option<&str>, provider: Option<&str>) -> Rated {
+    split(tokens, counting(provider, model))
+}
+
+fn split(tokens: &Tokens, cache: CacheCounting) -> Rated {
+    let unsplit = tokens.input == 0 && tokens.output == 0;
+    let input = if unsplit { tokens.total } else { tokens.input };
+    let cached = tokens.cache_read.saturating_add(tokens.cache_write);
+    let reasoning = tokens.reasoning.min(tokens.output);
+    Rated {
+        input: match cache {
+            CacheCounting::InsideInput => input.saturating_sub(cached),
+            CacheCounting::BesideInput => input,
+        },
+        output: tokens.output - reasoning,
+        cache_read: tokens.cache_read,
+        cache_write: tokens.cache_write,
+        reasoning,
+    }
+}
+
 impl Quote {
+    /// A price that was set here.
+    #[must_use]
+    pub fn own(rates: Rates, version: u64, model: Option<&str>, provider: Option<&str>) -> Self {
+        Self {
+            price: rates.into(),
+            cache: counting(provider, model),
+            provisional: false,
+            version,
+            unsold: None,
+        }
+    }
+
+    /// Tokens by the rate they are charged at.
+    #[must_use]
+    pub fn rated(&self, tokens: &Tokens) -> Rated {
+        split(tokens, self.cache)
+    }
+
     /// What these tokens cost: Σ tokens × price in 128 bits, then one division, half up, to
     /// nano-dollars (`docs/semantics.md`, "Cost of an event").
-    ///
-    /// A total without its parts counts as input.
     #[must_use]
     pub fn cost(&self, tokens: &Tokens) -> Nanos {
-        let sum = self
-            .parts(tokens)
-            .iter()
-            .map(|(n, price, unsold)| {
-                let price = if *price == 0 { unsold } else { price };
-                u128::from(*n) * u128::from(*price)
-            })
-            .sum();
-        round(sum)
+        self.cost_of(&self.rated(tokens))
+    }
+
+    /// The same of tokens that are split already.
+    #[must_use]
+    pub fn cost_of(&self, tokens: &Rated) -> Nanos {
+        let parts = self.parts(tokens).into_iter();
+        let sum = parts.map(|(n, price, unsold)| {
+            let price = if price == 0 { unsold } else { price };
+            u128::from(n) * u128::from(price)
+        });
+        round(sum.fold(0, u128::saturating_add))
     }
 
     /// Is the cost of these tokens a guess?
     #[must_use]
     pub fn guesses(&self, tokens: &Tokens) -> bool {
-        let unsold = |(n, price, _): &(u64, u64, u64)| *n > 0 && *price == 0;
-        self.provisional || self.parts(tokens).iter().any(unsold)
+        self.guesses_of(&self.rated(tokens))
+    }
+
+    /// The same of tokens that are split already.
+    #[must_use]
+    pub fn guesses_of(&self, tokens: &Rated) -> bool {
+        let mut parts = self.parts(tokens).into_iter();
+        let unsold = parts.any(|(n, price, unsold)| n > 0 && price == 0 && unsold > 0);
+        self.provisional || unsold
     }
 
     /// Tokens of each kind, the price of that kind, and what stands in for a price of zero.
-    fn parts(&self, tokens: &Tokens) -> [(u64, u64, u64); 5] {
-        let unsplit = tokens.input == 0 && tokens.output == 0;
-        let input = if unsplit { tokens.total } else { tokens.input };
-        let cached = tokens.cache_read.saturating_add(tokens.cache_write);
-        let plain_input = match self.cache {
-            CacheCounting::InsideInput => input.saturating_sub(cached),
-            CacheCounting::BesideInput => input,
-        };
-        let reasoning = tokens.reasoning.min(tokens.output);
-        let (price, unsold) = (&self.price, &self.unsold);
+    fn parts(&self, tokens: &Rated) -> [(u64, u64, u64); 5] {
+        let price = &self.price;
+        let unsold = self.unsold.as_ref().unwrap_or(price);
         [
-            (plain_input, price.input, unsold.input),
+            (tokens.input, price.input, unsold.input),
             (tokens.cache_read, price.cache_read, unsold.cache_read),
             (tokens.cache_write, price.cache_write, unsold.cache_write),
-            (tokens.output - reasoning, price.output, unsold.output),
-            (reasoning, price.reasoning, unsold.reasoning),
+            (tokens.output, price.output, unsold.output),
+            (tokens.reasoning, price.reasoning, unsold.reasoning),
         ]
     }
 
@@ -316,6 +384,41 @@ mod tests {
     }
 
     #[test]
+    fn who_makes_a_model_says_how_it_counts_unless_a_provider_is_named() {
+        let table = table();
+        let cache = |model, provider| table.quote(Some(model), provider).cache;
+        for model in [
+            "claude-haiku-4-5",
+            "us.Anthropic.Claude-sonnet-5",
+            "x/claude-9",
+        ] {
+            assert_eq!(cache(model, None), CacheCounting::BesideInput, "{model}");
+            let openrouter = cache(model, Some("openrouter"));
+            assert_eq!(openrouter, CacheCounting::InsideInput, "{model}");
+        }
+        assert_eq!(cache("gpt-4o", None), CacheCounting::InsideInput);
+        assert_eq!(cache("gpt-4o", Some("")), CacheCounting::InsideInput);
+    }
+
+    #[test]
+    fn a_price_of_zero_that_was_set_here_means_free() {
+        let rates = Rates {
+            input: Nanos(0),
+            output: Nanos(7_000_000),
+            cache_read: None,
+            cache_write: None,
+            reasoning: Some(Nanos(0)),
+        };
+        let quote = Quote::own(rates, 4, Some("m"), None);
+        let tokens = Tokens {
+            reasoning: 3,
+            ..tokens(1_000_000, 5)
+        };
+        assert_eq!(quote.cost(&tokens), Nanos(14));
+        assert!(!quote.guesses(&tokens));
+    }
+
+    #[test]
     fn an_unknown_model_costs_the_provisional_price_and_says_so() {
         let quote = table().quote(Some("never-heard-of-it"), None);
         assert!(quote.provisional);
@@ -344,7 +447,8 @@ mod tests {
             price: one,
             cache: CacheCounting::InsideInput,
             provisional: false,
-            unsold: one,
+            version: 0,
+            unsold: None,
         };
         assert_eq!(quote.cost(&tokens(499_999, 0)), Nanos(0));
         assert_eq!(quote.cost(&tokens(500_000, 0)), Nanos(1));

@@ -3,11 +3,22 @@
 //! Within each scope and question the first active match by priority, then age, answers
 //! (`Composition::FirstMatch`); or all matches together, the strictest winning
 //! (`Composition::MostRestrictive`). Every scope is asked, and all must pass.
+//!
+//! A policy in the shadow decides nothing. It is asked as if it alone were in force beside those
+//! that are, and what it says is noted; so is what a policy says that only flags.
+
+mod look;
+
+pub use look::{Looked, QUESTIONS, Standing};
 
 use crate::glob::Glob;
+use crate::limits;
+use crate::meter::Rate;
 use hashbrown::HashMap;
-use persist::record::{Composition, Policy, PolicyAction, PolicyType, Scope};
-use persist::{KeyId, Nanos, PolicyId, WorkflowId};
+use persist::record::{
+    Composition, Overdraft, PeriodKind, Policy, PolicyAction, PolicyType, Scope,
+};
+use persist::{KeyId, Millis, Nanos, PolicyId, WorkflowId};
 use std::sync::Arc;
 
 /// A policy ready to be asked.
@@ -35,6 +46,10 @@ pub struct Compiled {
     pub min_cost: Option<Nanos>,
     /// BudgetLimit: the cap.
     pub budget: Option<Nanos>,
+    /// BudgetLimit: its period.
+    pub period: PeriodKind,
+    /// BudgetLimit: a soft cap.
+    pub overdraft: Option<Overdraft>,
     /// RateLimit: calls per minute.
     pub calls_per_minute: Option<u32>,
     /// LoopDetection: calls.
@@ -43,12 +58,19 @@ pub struct Compiled {
     pub loop_window_secs: Option<u32>,
     /// Off policies answer nothing.
     pub is_active: bool,
+    /// Asked like the others, but its answer is only noted.
+    pub shadow: bool,
+    /// The template it was made from.
+    pub template: Option<Box<str>>,
     /// Grows with each change.
     pub version: u64,
     /// When made.
     pub created_at: persist::Millis,
     /// When last changed.
     pub updated_at: persist::Millis,
+    /// RateLimit that only has something to say: the calls it let pass, apart from those that are
+    /// counted for limits in force. All shards share it; with each change it begins anew.
+    pub calls: Option<Arc<Rate>>,
 }
 
 impl Compiled {
@@ -62,7 +84,9 @@ impl Compiled {
                 .filter_map(|text| Glob::new(text).or_else(|_| Glob::new("*")).ok())
                 .collect()
         };
+        let watches = policy.shadow || policy.action == PolicyAction::Flag;
         Self {
+            calls: (policy.policy_type == PolicyType::RateLimit && watches).then(Arc::default),
             id: policy.id,
             name: policy.name.into(),
             policy_type: policy.policy_type,
@@ -74,10 +98,14 @@ impl Compiled {
             models: globs(&policy.models),
             min_cost: policy.min_cost,
             budget: policy.budget,
+            period: policy.period,
+            overdraft: policy.overdraft,
             calls_per_minute: policy.calls_per_minute,
             loop_threshold: policy.loop_threshold,
             loop_window_secs: policy.loop_window_secs,
             is_active: policy.is_active,
+            shadow: policy.shadow,
+            template: policy.template.map(Into::into),
             version: policy.version,
             created_at: policy.created_at,
             updated_at: policy.updated_at,
@@ -100,10 +128,14 @@ impl Compiled {
             models: self.models.iter().map(Glob::text).collect(),
             min_cost: self.min_cost,
             budget: self.budget,
+            period: self.period,
+            overdraft: self.overdraft,
             calls_per_minute: self.calls_per_minute,
             loop_threshold: self.loop_threshold,
             loop_window_secs: self.loop_window_secs,
             is_active: self.is_active,
+            shadow: self.shadow,
+            template: self.template.as_deref(),
             version: self.version,
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -118,6 +150,32 @@ impl Compiled {
             .map(Glob::text)
     }
 
+    /// Does one of its patterns name the tool?
+    #[must_use]
+    pub fn names(&self, lower: &str) -> bool {
+        self.matches_tool(lower).is_some()
+    }
+
+    /// Is this policy about the tool? One without tool patterns is about all.
+    #[must_use]
+    pub fn is_about(&self, lower: &str) -> bool {
+        self.tools.is_empty() || self.names(lower)
+    }
+
+    /// LoopDetection: calls of one tool, and within how many seconds.
+    #[must_use]
+    pub fn repeats(&self) -> (u32, u32) {
+        let threshold = self.loop_threshold.unwrap_or(limits::LOOP_THRESHOLD);
+        let window = self.loop_window_secs.unwrap_or(limits::LOOP_WINDOW_SECS);
+        (threshold, window)
+    }
+
+    /// It decides nothing, and what it says is noted.
+    #[must_use]
+    pub fn only_observes(&self) -> bool {
+        self.shadow || self.action == PolicyAction::Flag
+    }
+
     fn matches_call(&self, call: &Described<'_>) -> bool {
         let model = self.models.is_empty()
             || call
@@ -127,10 +185,7 @@ impl Compiled {
         // A tool pattern on another question narrows it to calls that name such a tool.
         let tool = self.policy_type == PolicyType::ToolBlock
             || self.tools.is_empty()
-            || call
-                .tools
-                .iter()
-                .any(|tool| self.matches_tool(tool).is_some());
+            || call.tools.iter().any(|tool| self.is_about(tool));
         model && cost && tool
     }
 }
@@ -148,6 +203,20 @@ pub struct Described<'a> {
     pub model: Option<&'a str>,
     /// What it may cost.
     pub projected: Nanos,
+}
+
+impl Described<'_> {
+    /// A call that meets no condition: it names nothing and costs nothing.
+    #[must_use]
+    pub const fn plain(workflow: WorkflowId, key: KeyId) -> Self {
+        Self {
+            workflow,
+            key,
+            tools: &[],
+            model: None,
+            projected: Nanos::ZERO,
+        }
+    }
 }
 
 /// A blocked tool.
@@ -168,6 +237,8 @@ pub struct Rules {
     all: Vec<Arc<Compiled>>,
     /// Active ones by question, scope and subject, in that order.
     index: HashMap<(PolicyType, Scope, Option<u128>), Vec<Arc<Compiled>>>,
+    /// Some of them only have something to say.
+    observes: bool,
 }
 
 impl Rules {
@@ -202,7 +273,26 @@ impl Rules {
         Self::of(self.all.iter().filter(|p| p.id != id).cloned().collect())
     }
 
-    fn of(mut all: Vec<Arc<Compiled>>) -> Self {
+    /// The same rules, whose meters count for nobody else; with so many calls in them, if `calls` says.
+    #[must_use]
+    pub fn apart(&self, now: Millis, calls: Option<u32>) -> Self {
+        let apart = |policy: &Arc<Compiled>| match &policy.calls {
+            None => Arc::clone(policy),
+            Some(counted) => {
+                let copied = || Rate::clone(counted);
+                let calls = calls.map_or_else(copied, |calls| Rate::of(now, calls));
+                Arc::new(Compiled {
+                    calls: Some(Arc::new(calls)),
+                    ..Compiled::clone(policy)
+                })
+            }
+        };
+        Self::of(self.all.iter().map(apart).collect())
+    }
+
+    /// Rules of these policies.
+    #[must_use]
+    pub fn of(mut all: Vec<Arc<Compiled>>) -> Self {
         all.sort_by_key(|policy| (policy.priority, policy.created_at, policy.id));
         let mut index: HashMap<_, Vec<_>> = HashMap::new();
         for policy in all.iter().filter(|policy| policy.is_active) {
@@ -211,11 +301,25 @@ impl Rules {
                 .or_default()
                 .push(Arc::clone(policy));
         }
-        Self { all, index }
+        let observes = all
+            .iter()
+            .any(|policy| policy.is_active && policy.only_observes());
+        Self {
+            all,
+            index,
+            observes,
+        }
     }
 
-    /// The active policies of one question and scope that concern a call, in order.
-    fn asked(&self, question: PolicyType, scope: Scope, call: &Described<'_>) -> &[Arc<Compiled>] {
+    /// Are there policies that only have something to say?
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        self.observes
+    }
+
+    /// The active policies of one question and scope that concern a call, in order; those in the
+    /// shadow too.
+    fn listed(&self, question: PolicyType, scope: Scope, call: &Described<'_>) -> &[Arc<Compiled>] {
         let subject = match scope {
             Scope::Org => None,
             Scope::Workflow => Some(call.workflow.0),
@@ -226,12 +330,49 @@ impl Rules {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Is any rule about tools in force for this call?
-    #[must_use]
-    pub fn has_tool_rules(&self, call: &Described<'_>) -> bool {
-        SCOPES
+    /// Those of them that are in force.
+    fn asked(
+        &self,
+        question: PolicyType,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> impl Iterator<Item = &Arc<Compiled>> {
+        let listed = self.listed(question, scope, call).iter();
+        listed.filter(|policy| !policy.shadow)
+    }
+
+    /// The policies of a question and scope that only have something to say of a call, as far as
+    /// `concerns` says that they are about it, and would be heard: with first match, nothing in force
+    /// answers before them.
+    pub fn observers<'a>(
+        &'a self,
+        composition: Composition,
+        question: PolicyType,
+        scope: Scope,
+        call: &Described<'_>,
+        concerns: impl Fn(&Compiled) -> bool,
+    ) -> impl Iterator<Item = &'a Arc<Compiled>> {
+        let listed = self.listed(question, scope, call).iter();
+        let mut answered = false;
+        listed
+            .filter(move |policy| policy.matches_call(call) && concerns(policy))
+            .take_while(move |policy| {
+                let heard = !answered;
+                answered |= composition == Composition::FirstMatch && !policy.shadow;
+                heard
+            })
+            .filter(|policy| policy.only_observes())
+    }
+
+    /// The rules about tools in the shadow: in force they would refuse a call that names none.
+    pub fn tool_rules_in_shadow(
+        &self,
+        call: &Described<'_>,
+    ) -> impl Iterator<Item = &Arc<Compiled>> {
+        let listed = SCOPES
             .iter()
-            .any(|scope| !self.asked(PolicyType::ToolBlock, *scope, call).is_empty())
+            .flat_map(|scope| self.listed(PolicyType::ToolBlock, *scope, call));
+        listed.filter(|policy| policy.shadow)
     }
 
     /// The first rule about tools in force, for a call that names none.
@@ -239,29 +380,15 @@ impl Rules {
     pub fn first_tool_rule(&self, call: &Described<'_>) -> Option<&Arc<Compiled>> {
         SCOPES
             .iter()
-            .find_map(|scope| self.asked(PolicyType::ToolBlock, *scope, call).first())
+            .find_map(|scope| self.asked(PolicyType::ToolBlock, *scope, call).next())
     }
 
     /// The tool that may not run, if there is one: each tool is decided alone, any block blocks.
     #[must_use]
     pub fn blocked_tool(&self, composition: Composition, call: &Described<'_>) -> Option<ToolHit> {
         for scope in SCOPES {
-            let asked = self.asked(PolicyType::ToolBlock, scope, call);
             for tool in call.tools {
-                let matching = asked
-                    .iter()
-                    .filter(|policy| policy.matches_call(call))
-                    .filter_map(|policy| {
-                        policy.matches_tool(tool).map(|pattern| (policy, pattern))
-                    });
-                let hit = match composition {
-                    Composition::FirstMatch => { matching }.next(),
-                    // The first of the strictest: `max_by_key` would keep the last.
-                    Composition::MostRestrictive => {
-                        matching.min_by_key(|(policy, _)| std::cmp::Reverse(policy.action))
-                    }
-                };
-                if let Some((policy, pattern)) = hit
+                if let Some((policy, pattern)) = self.tool_answer(composition, scope, call, tool)
                     && policy.action == PolicyAction::Block
                 {
                     return Some(ToolHit {
@@ -275,21 +402,66 @@ impl Rules {
         None
     }
 
-    /// The cap that policies set on a scope for this call.
-    #[must_use]
-    pub fn budget(
+    /// The policy that answers for a tool in a scope, with the pattern that matches it.
+    fn tool_answer<'a>(
+        &'a self,
+        composition: Composition,
+        scope: Scope,
+        call: &Described<'_>,
+        tool: &str,
+    ) -> Option<(&'a Arc<Compiled>, &'a str)> {
+        let mut matching = self
+            .matching(PolicyType::ToolBlock, scope, call)
+            .filter_map(|policy| policy.matches_tool(tool).map(|pattern| (policy, pattern)));
+        match composition {
+            Composition::FirstMatch => matching.next(),
+            // The first of the strictest: `max_by_key` would keep the last.
+            Composition::MostRestrictive => {
+                matching.min_by_key(|(policy, _)| std::cmp::Reverse(policy.action))
+            }
+        }
+    }
+
+    /// The caps that policies set on a scope for this call. With first-match there is one at most;
+    /// else all that match apply, which is what "the strictest" means where each has a period of its
+    /// own.
+    pub fn budgets(
         &self,
         composition: Composition,
         scope: Scope,
         call: &Described<'_>,
-    ) -> Option<(Nanos, &Arc<Compiled>)> {
-        self.smallest(
-            PolicyType::BudgetLimit,
-            composition,
-            scope,
-            call,
-            |policy| policy.budget,
-        )
+    ) -> impl Iterator<Item = (Nanos, &Arc<Compiled>)> {
+        let most = match composition {
+            Composition::FirstMatch => 1,
+            Composition::MostRestrictive => usize::MAX,
+        };
+        self.matching(PolicyType::BudgetLimit, scope, call)
+            .take(most)
+            .filter(|policy| sets_a_limit(policy))
+            .filter_map(|policy| Some((policy.budget?, policy)))
+    }
+
+    /// What the rules say about repeated tools in a scope: threshold and window in seconds.
+    #[must_use]
+    pub fn repeats(
+        &self,
+        composition: Composition,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> Option<(u32, u32, &Arc<Compiled>)> {
+        let mut matching = self.matching(PolicyType::LoopDetection, scope, call);
+        let found = match composition {
+            Composition::FirstMatch => matching.next(),
+            // Blocks before flags; then the fewest calls, over the longest time.
+            Composition::MostRestrictive => matching.min_by_key(|policy| {
+                let (threshold, window) = policy.repeats();
+                use std::cmp::Reverse;
+                (Reverse(policy.action), threshold, Reverse(window))
+            }),
+        };
+        let policy = found.filter(|policy| policy.action > PolicyAction::Allow)?;
+        let (threshold, window) = policy.repeats();
+        Some((threshold, window, policy))
     }
 
     /// The rate that policies set on a scope for this call, in calls per minute.
@@ -300,27 +472,10 @@ impl Rules {
         scope: Scope,
         call: &Described<'_>,
     ) -> Option<(u32, &Arc<Compiled>)> {
-        self.smallest(PolicyType::RateLimit, composition, scope, call, |p| {
-            p.calls_per_minute
-        })
-    }
-
-    fn smallest<T: Copy + Ord>(
-        &self,
-        question: PolicyType,
-        composition: Composition,
-        scope: Scope,
-        call: &Described<'_>,
-        value: impl Fn(&Compiled) -> Option<T>,
-    ) -> Option<(T, &Arc<Compiled>)> {
-        let mut matching = self
-            .asked(question, scope, call)
-            .iter()
-            .filter(|policy| policy.matches_call(call));
-        // An allow or a flag ends the question without a limit.
+        let mut matching = self.matching(PolicyType::RateLimit, scope, call);
         let limit = |policy: &'_ Arc<Compiled>| {
-            let limits = policy.action > PolicyAction::Flag;
-            limits.then(|| value(policy)).flatten()
+            let limit = policy.calls_per_minute;
+            limit.filter(|_| sets_a_limit(policy))
         };
         match composition {
             Composition::FirstMatch => matching.next().and_then(|p| limit(p).map(|v| (v, p))),
@@ -329,6 +484,21 @@ impl Rules {
                 .min_by_key(|(v, p)| (*v, p.priority, p.created_at, p.id)),
         }
     }
+
+    fn matching(
+        &self,
+        question: PolicyType,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> impl Iterator<Item = &Arc<Compiled>> {
+        self.asked(question, scope, call)
+            .filter(|policy| policy.matches_call(call))
+    }
+}
+
+/// An allow or a flag ends the question without a limit.
+fn sets_a_limit(policy: &Compiled) -> bool {
+    policy.action > PolicyAction::Flag
 }
 
 /// The scopes in the order they are asked.

@@ -10,6 +10,10 @@ pub struct Mutations;
 
 #[expect(clippy::unused_self, reason = "the same interface as with defects")]
 impl Mutations {
+    pub(crate) const fn same(&self) -> Self {
+        Self
+    }
+
     pub(crate) const fn intercept(
         &mut self,
         _now: Millis,

@@ -13,13 +13,21 @@ const LATE_MILLIS: u64 = 200;
 pub struct Mutations {
     on: Option<Mutation>,
     late: Vec<(Millis, WorkflowStateChanged<'static>)>,
-    releases: Vec<HoldEnded>,
+    releases: Vec<HoldEnded<'static>>,
 }
 
 impl Mutations {
     /// Switches a defect on.
     pub fn switch_on(&mut self, mutation: Mutation) {
         self.on = Some(mutation);
+    }
+
+    /// The same defect for another pump.
+    pub(crate) fn same(&self) -> Self {
+        Self {
+            on: self.on,
+            ..Self::default()
+        }
     }
 
     /// Takes a record away from its ordinary path if the defect is about it.
@@ -64,7 +72,10 @@ impl Mutations {
     pub(crate) fn hold_back(&mut self, record: &Record<'_>) -> bool {
         match (self.on, record) {
             (Some(Mutation::ReleaseBeforeAppend), Record::HoldEnded(ended)) => {
-                self.releases.push(ended.clone());
+                self.releases.push(HoldEnded {
+                    note: None,
+                    ..*ended
+                });
                 true
             }
             _ => false,

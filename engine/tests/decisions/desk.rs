@@ -1,22 +1,26 @@
 //! A desk to ask an engine at: one org with a workflow and a key, a clock that is moved by hand, and
 //! every record kept. A change to the directory is durable as soon as it is made.
 
+#[path = "desk/operators.rs"]
+mod operators;
+#[path = "desk/values.rs"]
+mod values;
+
+pub use operators::draft;
+pub use values::{ask, at, chain, event, in_chain, new_key, operation, tenths, tools};
+
 use engine::command::{
-    Ask, Block, Command, Decision, OrgView, Outcome, Protocol, Reported, Track, Tracked,
-    Transition, Verdict, WorkflowView,
+    Ask, Block, Command, Decision, Outcome, Reported, Track, Tracked, Verdict, When,
 };
 use engine::directory::Directory;
-use engine::manage::{
-    Manage, NewKey, PolicyDraft, Registration, Terms, WorkflowPatch, WorkflowSettings,
-};
+use engine::manage::{Manage, NewSession, Registration};
+use engine::plan::{Plan, PlanTable};
 use engine::price::PriceTable;
+use engine::shard::OpenHold;
 use engine::{Engine, Settings};
 use persist::group_commit::Batch;
-use persist::record::{
-    Actor, Composition, Endpoint, Operation, PolicyAction, PolicyType, Record, Scope, Scopes,
-    Session, Tokens,
-};
-use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, PolicyId, UserId, WorkflowId};
+use persist::record::Record;
+use persist::{HoldId, KeyId, Lsn, Millis, Nanos, OrgId, SessionId, UserId, WorkflowId};
 use std::sync::Arc;
 
 pub const ORG: OrgId = OrgId(1);
@@ -26,11 +30,14 @@ pub const KEY: KeyId = KeyId(3);
 pub const NOON: u64 = 1_781_524_800_000;
 
 /// `small` costs 1,000 nano-dollars per input token and 4,000 per output token.
-const PRICES: &str = r#"{"source":"a test","retrieved":"never",
+pub const PRICES: &str = r#"{"source":"a test","retrieved":"never",
  "provisional":{"input":9000000000,"output":9000000000,"cache_read":9000000000,
                 "cache_write":9000000000,"reasoning":9000000000},
  "models":[{"model":"small","provider":"openai","input":1000000000,"output":4000000000,
             "cache_read":100000000,"cache_write":1000000000,"reasoning":4000000000}]}"#;
+
+/// Few, so that generations of events are sealed and forgotten.
+pub const DEDUP_KEYS: usize = 80;
 
 pub const fn cents(n: i64) -> Nanos {
     Nanos::from_cents(n)
@@ -45,10 +52,34 @@ pub struct Desk {
 }
 
 impl Desk {
+    /// At an engine of several shards: how many there are must not show.
     pub fn new() -> Self {
+        Self::with(Settings {
+            shards: 4,
+            dedup_keys: DEDUP_KEYS,
+            ..Settings::default()
+        })
+    }
+
+    pub fn with(settings: Settings) -> Self {
         let prices = Arc::new(PriceTable::from_json(PRICES).unwrap());
+        Self::at(Engine::new(prices, settings))
+    }
+
+    /// Whose org has a plan.
+    pub fn under(plan: Plan) -> Self {
+        let prices = Arc::new(PriceTable::from_json(PRICES).unwrap());
+        let settings = Settings {
+            shards: 4,
+            ..Settings::default()
+        };
+        let plans = PlanTable::new(vec![plan], String::new());
+        Self::at(Engine::new(prices, settings).with_plans(Arc::new(plans)))
+    }
+
+    fn at(engine: Engine) -> Self {
         let mut desk = Self {
-            engine: Engine::new(prices, Settings::default()),
+            engine,
             published: Directory::default(),
             batch: Batch::default(),
             serial: 1000,
@@ -57,6 +88,18 @@ impl Desk {
         desk.clock(NOON);
         desk.sign_up(ORG, WORKFLOW, KEY);
         desk
+    }
+
+    /// The same desk at another engine, with a log that begins anew.
+    pub fn beside(&self, engine: Engine) -> Self {
+        let published = engine.directory().cloned().unwrap();
+        Self {
+            engine,
+            published,
+            batch: Batch::default(),
+            serial: self.serial,
+            lsn: self.lsn,
+        }
     }
 
     pub fn fresh(&mut self) -> u128 {
@@ -72,14 +115,18 @@ impl Desk {
             email: format!("{user}@example.com"),
             name: String::new(),
             password_hash: String::new(),
+            identity: None,
             org,
             org_name: "an org".to_owned(),
             plan: String::new(),
             workflow,
             workflow_name: "first".to_owned(),
             key: new_key(key, Some(workflow), None),
-            session: Session {
+            session: NewSession {
+                id: SessionId(0),
                 token_hash: [0; 32],
+                ip: String::new(),
+                user_agent: String::new(),
                 user,
                 expires_at: Millis(u64::MAX),
             },
@@ -89,7 +136,9 @@ impl Desk {
     /// Moves the clock to `at` and ends what is over by then.
     pub fn clock(&mut self, at: u64) {
         self.engine.advance(Millis(at));
-        self.engine.expire(&mut self.batch).unwrap();
+        self.engine
+            .expire(&self.published, &mut self.batch)
+            .unwrap();
     }
 
     /// Moves the clock on.
@@ -98,20 +147,29 @@ impl Desk {
     }
 
     pub fn apply(&mut self, command: &Command) -> Outcome {
+        let (outcome, when) = self.try_apply(command);
+        assert_ne!(when, When::Again, "there is no other pump");
+        assert_ne!(when, When::Later, "nothing is left to end");
+        outcome
+    }
+
+    fn try_apply(&mut self, command: &Command) -> (Outcome, When) {
         let before = self.batch.count();
-        let done = self.engine.apply(&self.published, command, &mut self.batch);
-        let (outcome, _) = done.unwrap();
+        let done = self
+            .engine
+            .apply(&self.published, command, 0, &mut self.batch);
+        let done = done.unwrap();
         self.lsn += u64::from(self.batch.count() - before);
         if self.engine.take_directory_changed() {
             self.publish();
         }
-        outcome
+        done
     }
 
     /// Makes every change to the directory so far visible to decisions.
     pub fn publish(&mut self) {
         self.engine.stamp_directory(Lsn(self.lsn));
-        self.published = self.engine.directory().clone();
+        self.published = self.engine.directory().cloned().unwrap();
     }
 
     /// What each record so far is, in order.
@@ -121,33 +179,30 @@ impl Desk {
         }
     }
 
+    /// How many records there are.
+    pub const fn count(&self) -> u64 {
+        self.lsn
+    }
+
     // --- calls -------------------------------------------------------------------------------
 
     /// An undeclared gate of protocol 4, without operation or tools, changed as told.
     pub fn ask(&mut self, change: impl FnOnce(&mut Ask)) -> Decision {
-        let mut ask = Ask {
-            endpoint: Endpoint::Gate,
-            protocol: Protocol::V4,
-            org: ORG,
-            key: KEY,
-            workflow: WORKFLOW,
-            operation: None,
-            operation_id: None,
-            execution_id: None,
-            trace_id: None,
-            model: Some("small".to_owned()),
-            tools: Vec::new(),
-            digest: None,
-            estimated_tokens: 0,
-            max_output_tokens: None,
-            chain_end: false,
-            reservation: None,
-            must_find_reservation: false,
-            new_hold: HoldId(self.fresh()),
-        };
+        let (decision, when) = self.try_ask(change);
+        assert!(!matches!(when, When::Again | When::Later), "{when:?}");
+        decision
+    }
+
+    /// The same, and when the answer may leave.
+    pub fn try_ask(&mut self, change: impl FnOnce(&mut Ask)) -> (Decision, When) {
+        let mut ask = values::ask();
         change(&mut ask);
-        match self.apply(&Command::Ask(Box::new(ask))) {
-            Outcome::Decision(decision) => *decision,
+        ask.model_lower = ask.model.as_deref().map(str::to_lowercase);
+        ask.tools_line = ask.tools.join("\n");
+        let (slot, random) = (ask.workflow.slot(ask.org), self.fresh() as u64);
+        ask.new_hold = HoldId::mint(self.engine.now(), slot, random);
+        match self.try_apply(&Command::Ask(Box::new(ask))) {
+            (Outcome::Decision(decision), when) => (decision, when),
             other => panic!("{other:?}"),
         }
     }
@@ -172,7 +227,12 @@ impl Desk {
 
     /// What a hold has left; none if it is not open.
     pub fn left(&self, hold: HoldId) -> Option<Nanos> {
-        self.engine.shard().holds.get(hold).map(|hold| hold.left)
+        self.hold(hold).map(|hold| hold.left)
+    }
+
+    /// A hold, if it is open.
+    pub fn hold(&self, hold: HoldId) -> Option<OpenHold> {
+        self.engine.part(hold.slot()).unwrap().hold(hold)
     }
 
     pub fn cancel(&mut self, org: OrgId, hold: HoldId) -> Option<Nanos> {
@@ -201,207 +261,8 @@ impl Desk {
             events,
         };
         match self.apply(&Command::Track(Box::new(track))) {
-            Outcome::Tracked(tracked) => tracked,
+            Outcome::Tracked(tracked) => tracked.into_iter().map(Option::unwrap).collect(),
             other => panic!("{other:?}"),
         }
-    }
-
-    // --- operators ---------------------------------------------------------------------------
-
-    pub fn manage(&mut self, manage: Manage) -> Outcome {
-        self.apply(&Command::Manage(Box::new(manage)))
-    }
-
-    pub fn set_state(&mut self, to: Transition) -> Outcome {
-        self.apply(&Command::SetState {
-            org: ORG,
-            workflow: WORKFLOW,
-            to,
-            reason: None,
-            actor: Actor::System,
-        })
-    }
-
-    pub fn cap_workflow(&mut self, budget: Option<Nanos>) {
-        self.patch_workflow(WorkflowPatch {
-            budget: Some(budget),
-            ..WorkflowPatch::default()
-        });
-    }
-
-    pub fn patch_workflow(&mut self, patch: WorkflowPatch) {
-        let done = self.manage(Manage::PatchWorkflow {
-            org: ORG,
-            actor: Actor::System,
-            id: WORKFLOW,
-            patch,
-        });
-        assert!(matches!(done, Outcome::Workflow(_)), "{done:?}");
-    }
-
-    pub fn cap_org(&mut self, budget: Option<Nanos>) {
-        self.patch_org(Some(budget), None);
-    }
-
-    pub fn most_restrictive(&mut self) {
-        self.patch_org(None, Some(Composition::MostRestrictive));
-    }
-
-    fn patch_org(&mut self, budget: Option<Option<Nanos>>, composition: Option<Composition>) {
-        self.manage(Manage::PatchOrg {
-            org: ORG,
-            actor: Actor::System,
-            name: None,
-            budget,
-            composition,
-        });
-    }
-
-    pub fn add_workflow(&mut self, budget: Option<Nanos>) -> WorkflowId {
-        let id = WorkflowId(self.fresh());
-        self.manage(Manage::CreateWorkflow {
-            org: ORG,
-            actor: Actor::System,
-            id,
-            settings: WorkflowSettings {
-                name: format!("workflow {id}"),
-                budget,
-                ..WorkflowSettings::default()
-            },
-        });
-        id
-    }
-
-    pub fn add_key(&mut self, workflow: Option<WorkflowId>, budget: Option<Nanos>) -> KeyId {
-        let id = KeyId(self.fresh());
-        self.manage(Manage::CreateKey {
-            org: ORG,
-            actor: Actor::System,
-            key: new_key(id, workflow, budget),
-        });
-        id
-    }
-
-    /// A key of the workflow that works until `at`.
-    pub fn add_key_until(&mut self, at: Millis) -> KeyId {
-        let id = KeyId(self.fresh());
-        let mut key = new_key(id, Some(WORKFLOW), None);
-        key.expires_at = Some(at);
-        self.manage(Manage::CreateKey {
-            org: ORG,
-            actor: Actor::System,
-            key,
-        });
-        id
-    }
-
-    /// A policy of the org, changed as told.
-    pub fn add_policy(
-        &mut self,
-        policy_type: PolicyType,
-        terms: Terms,
-        change: impl FnOnce(&mut PolicyDraft),
-    ) -> PolicyId {
-        let id = PolicyId(self.fresh());
-        let mut draft = PolicyDraft {
-            name: "a rule".to_owned(),
-            policy_type,
-            scope: Scope::Org,
-            scope_id: None,
-            priority: 100,
-            action: PolicyAction::Block,
-            terms,
-            is_active: true,
-        };
-        change(&mut draft);
-        let done = self.manage(Manage::CreatePolicy {
-            org: ORG,
-            actor: Actor::System,
-            id,
-            draft,
-        });
-        assert!(matches!(done, Outcome::Managed(_)), "{done:?}");
-        id
-    }
-
-    pub fn workflow(&mut self) -> WorkflowView {
-        match self.apply(&Command::ReadWorkflow {
-            org: ORG,
-            workflow: WORKFLOW,
-        }) {
-            Outcome::Workflow(view) => *view,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn org(&mut self, org: OrgId) -> OrgView {
-        match self.apply(&Command::ReadOrg { org }) {
-            Outcome::Org(view) => *view,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Spent and held of the workflow in this period.
-    pub fn books(&mut self) -> (Nanos, Nanos) {
-        let view = self.workflow();
-        (view.spent, view.held)
-    }
-}
-
-pub fn event(change: impl FnOnce(&mut Reported)) -> Reported {
-    let mut event = Reported {
-        workflow: WORKFLOW,
-        kind: "llm_call".to_owned(),
-        model: Some("small".to_owned()),
-        ..Reported::default()
-    };
-    change(&mut event);
-    event
-}
-
-/// Input tokens of `small` that cost `n` tenths of a cent.
-pub fn tenths(n: u64) -> Tokens {
-    Tokens {
-        total: n * 1000,
-        input: n * 1000,
-        ..Tokens::default()
-    }
-}
-
-/// A request's identity: the name of the operation, and what the request says.
-pub fn operation(endpoint: Endpoint, name: &str, says: u64) -> impl FnOnce(&mut Ask) + use<> {
-    let name = name.to_owned();
-    move |ask| {
-        let mut key = u128::from(endpoint == Endpoint::Execute);
-        for byte in name.bytes() {
-            key = key << 8 | u128::from(byte);
-        }
-        ask.endpoint = endpoint;
-        ask.operation_id = Some(name);
-        ask.operation = Some(Operation {
-            key,
-            fingerprint: says,
-        });
-    }
-}
-
-pub fn tools(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-fn new_key(id: KeyId, workflow: Option<WorkflowId>, budget: Option<Nanos>) -> NewKey {
-    let mut key_hash = [0; 32];
-    key_hash[..16].copy_from_slice(&id.0.to_le_bytes());
-    NewKey {
-        id,
-        workflow,
-        name: "a key".to_owned(),
-        key_hash,
-        prefix: String::new(),
-        suffix: String::new(),
-        sealed_secret: Vec::new(),
-        scopes: Scopes::ALL,
-        budget,
-        expires_at: None,
     }
 }

@@ -177,7 +177,7 @@ fn a_rate_is_calls_in_sixty_seconds_and_says_when_there_is_room_again() {
     desk.wait(1);
     desk.allowed(|_| {});
     desk.refused(|_| {});
-    assert_eq!(desk.workflow().held, cents(3));
+    assert_eq!(desk.workflow().sums.held, cents(3));
 }
 
 #[test]
@@ -245,4 +245,31 @@ fn the_rates_of_org_workflow_and_key_are_counted_apart() {
     desk.allowed(call(WORKFLOW));
     desk.allowed(call(WORKFLOW));
     desk.refused(call(WORKFLOW));
+}
+
+#[test]
+fn a_keys_own_rate_is_asked_in_addition_and_each_call_counts_once() {
+    let mut desk = Desk::new();
+    let key = desk.add_key_with(Some(WORKFLOW), None, |key| key.calls_per_minute = Some(2));
+    let other = desk.add_key_with(Some(WORKFLOW), None, |key| key.calls_per_minute = Some(9));
+    for (of, calls) in [(key, 9), (other, 3)] {
+        rate_rule(&mut desk, calls, |draft| {
+            (draft.scope, draft.scope_id) = (Scope::ApiKey, Some(of.0));
+        });
+    }
+    for _ in 0..2 {
+        desk.allowed(|ask| ask.key = key);
+    }
+    let refused = desk.refused(|ask| ask.key = key);
+    assert!(refused.policy.is_none() && refused.retry_after_ms.is_some());
+    assert!(
+        refused.explanation.contains("max_calls_per_minute"),
+        "{}",
+        refused.explanation
+    );
+    // The policy is the stricter one here; its meter counted each call once.
+    for _ in 0..3 {
+        desk.allowed(|ask| ask.key = other);
+    }
+    assert!(desk.refused(|ask| ask.key = other).policy.is_some());
 }

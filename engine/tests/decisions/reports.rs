@@ -1,9 +1,10 @@
 //! What happened, booked: costs, overage, lateness, duplicates, and the end of a span.
 
 use super::desk::{Desk, KEY, ORG, WORKFLOW, cents, event, tenths};
+use engine::account::Sums;
 use engine::command::{Tracked, Transition};
 use persist::record::{ChargeFlags, EndReason, Record, Tokens};
-use persist::{HoldId, KeyId, Nanos, OrgId, WorkflowId};
+use persist::{HoldId, KeyId, Millis, Nanos, OrgId, WorkflowId};
 
 /// Flags, period-independent figures and hold of every charge so far.
 fn charges(desk: &Desk) -> Vec<(WorkflowId, KeyId, Option<HoldId>, Nanos, Nanos, ChargeFlags)> {
@@ -87,8 +88,9 @@ fn a_charge_with_a_hold_is_booked_where_the_hold_is_and_on_its_key() {
     let (second, key) = (desk.add_workflow(None), desk.add_key(None, None));
     let hold = desk.allowed(|ask| (ask.workflow, ask.key) = (second, key));
     let tracked = desk.track(|event| {
-        // The first that is open counts.
-        event.holds = [Some(HoldId(77)), Some(hold)];
+        // The first that is open counts, of those of one shard.
+        let gone = HoldId::mint(Millis(7), hold.slot(), 7);
+        event.holds = [Some(gone), Some(hold)];
         event.tokens = tenths(4);
     });
     assert_eq!(tracked.workflow, second);
@@ -113,8 +115,8 @@ fn a_hold_of_another_org_is_neither_charged_nor_ended() {
     });
     assert_eq!((tracked.workflow, tracked.overage), (WORKFLOW, None));
     assert_eq!(desk.left(theirs), Some(cents(1)));
-    assert_eq!(desk.org(org).spent, Nanos::ZERO);
-    assert_eq!(desk.org(ORG).spent, Nanos(5_000_000));
+    assert_eq!(desk.org(org).sums.spent, Nanos::ZERO);
+    assert_eq!(desk.org(ORG).sums.spent, Nanos(5_000_000));
 }
 
 #[test]
@@ -229,9 +231,13 @@ fn ten_thousand_small_events_add_up_to_the_nano_dollar() {
     }
     let org = desk.org(ORG);
     assert_eq!(
-        (org.spent, org.lifetime),
+        (org.sums.spent, org.lifetime),
         (Nanos(470_000_000), Nanos(470_000_000))
     );
     assert_eq!(desk.books().0, Nanos(470_000_000));
-    assert_eq!(org.keys, [(KEY, Nanos(470_000_000), Nanos::ZERO)]);
+    let sums = Sums {
+        spent: Nanos(470_000_000),
+        held: Nanos::ZERO,
+    };
+    assert_eq!(org.keys, [(KEY, sums)]);
 }

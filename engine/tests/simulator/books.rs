@@ -1,11 +1,10 @@
-//! The reference's books: sums by subject and month, workflows, holds, in plain maps that forget
-//! nothing.
+//! The reference's books: what was spent and held, by subject and day, with a journal of every
+//! entry; holds and chains. Plain maps that forget nothing.
 
-use super::rules::{Rules, levels};
-use super::spec::month;
+use super::spec::{HOLD_MILLIS, Usual};
 use super::violation::{Check, Invariant, ensure};
-use persist::record::{Arithmetic, Call, Operation, Scope, State};
-use persist::{KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
+use persist::record::{Operation, Scope, State};
+use persist::{Day, HoldId, KeyId, Lsn, Millis, Nanos, OrgId, WorkflowId};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,12 +13,61 @@ pub struct Sums {
     pub held: Nanos,
 }
 
+impl Sums {
+    pub fn taken(self) -> Nanos {
+        self.spent + self.held
+    }
+
+    pub fn add(&mut self, entry: &Entry) {
+        self.spent += entry.spent;
+        self.held += entry.held;
+    }
+}
+
+/// Whom money concerns: org, workflow, key.
+pub type Whose = (OrgId, WorkflowId, KeyId);
+
+/// What a hold was allowed by: the rules, the day, and whether it was in a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub rules: Lsn,
+    pub today: Day,
+    pub in_chain: bool,
+}
+
+/// One movement of money.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub lsn: Lsn,
+    pub whose: Whose,
+    pub day: Day,
+    pub spent: Nanos,
+    pub held: Nanos,
+    /// Of a new hold.
+    pub terms: Option<Terms>,
+}
+
+impl Entry {
+    pub const fn concerns(&self, scope: Scope, id: u128) -> bool {
+        let (org, workflow, key) = self.whose;
+        id == match scope {
+            Scope::Org => org.0,
+            Scope::Workflow => workflow.0,
+            Scope::ApiKey => key.0,
+        }
+    }
+}
+
+/// A workflow's live part.
 #[derive(Debug, Clone, Default)]
 pub struct Workflow {
     pub state: State,
     pub version: u64,
-    pub cap: Option<Nanos>,
-    pub per_call: Option<Nanos>,
+    /// Every state it came to, and where.
+    pub history: Vec<(Lsn, State, u64)>,
+    pub usual: Usual,
+    /// Calls that were decided and named tools: when, and which.
+    pub calls: Vec<(Millis, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -28,126 +76,141 @@ pub struct Hold {
     pub workflow: WorkflowId,
     pub key: KeyId,
     pub left: Nanos,
-    pub month: Millis,
+    pub day: Day,
     pub expires_at: Millis,
     pub minted: Lsn,
     pub ended: Option<(Lsn, Nanos)>,
+    /// The chain it belongs to, until that ends.
+    pub chain: Option<u128>,
     /// The requests that were let through on it.
     pub operations: Vec<Operation>,
-    /// What the tightest cap left once it was minted.
-    pub remaining: Option<Nanos>,
-}
-
-/// Sums and states as of one place in the log.
-#[derive(Debug, Clone, Default)]
-pub struct Books {
-    pub workflows: BTreeMap<WorkflowId, Workflow>,
-    pub sums: BTreeMap<(Scope, u128, Millis), Sums>,
-    pub lifetime: BTreeMap<(Scope, u128), Nanos>,
-}
-
-/// Events that were charged, by span id.
-#[derive(Debug, Default)]
-pub struct Charges {
-    by_span: BTreeMap<String, Charge>,
-    with_id: u64,
-    /// Events that were charged again, long after.
-    pub forgotten: u64,
-}
-
-/// One of them.
-#[derive(Debug, Clone, Copy)]
-pub struct Charge {
-    /// Where it stands for the first time.
-    pub lsn: Lsn,
-    pub cost: Nanos,
-    /// How many events with an id had been charged by then.
-    number: u64,
-}
-
-impl Charges {
-    pub fn get(&self, span: &str) -> Option<Charge> {
-        self.by_span.get(span).copied()
-    }
-
-    /// Adds a charge; false if it must not be there again. An event with an id may be forgotten
-    /// when `remembered` others have come after it.
-    pub fn add(&mut self, span: &str, new: (Lsn, Nanos), has_id: bool, remembered: u64) -> bool {
-        let (lsn, cost) = new;
-        let number = self.with_id;
-        self.with_id += u64::from(has_id);
-        let Some(known) = self.by_span.get_mut(span) else {
-            let charge = Charge { lsn, cost, number };
-            self.by_span.insert(span.to_owned(), charge);
-            return true;
-        };
-        let passed = number - std::mem::replace(&mut known.number, number);
-        self.forgotten += 1;
-        has_id && passed > remembered
-    }
+    /// The operation it was minted for.
+    pub minted_for: Option<Operation>,
+    /// What the tightest cap left once it was minted, if that is known exactly.
+    pub remaining: Option<Option<Nanos>>,
 }
 
 impl Hold {
-    /// The three it concerns.
-    pub const fn whose(&self) -> (OrgId, WorkflowId, KeyId) {
+    /// Was it open at a place?
+    pub fn is_open_at(&self, place: Lsn) -> bool {
+        self.minted <= place && self.ended.is_none_or(|(lsn, _)| lsn > place)
+    }
+
+    pub const fn whose(&self) -> Whose {
         (self.org, self.workflow, self.key)
     }
 }
 
+#[derive(Debug, Clone)]
+pub struct Chain {
+    pub org: OrgId,
+    pub workflow: WorkflowId,
+    pub began: Lsn,
+    pub started_at: Millis,
+    pub active_at: Millis,
+    pub cap: Option<Nanos>,
+    pub sums: Sums,
+}
+
+/// Everything as of one place in the log.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub workflows: BTreeMap<WorkflowId, Workflow>,
+    pub sums: BTreeMap<(Scope, u128, Day), Sums>,
+    pub journal: Vec<Entry>,
+    pub holds: BTreeMap<HoldId, Hold>,
+    /// Calls that count as executions: whose, on which day, and how many.
+    pub executions: BTreeMap<(Whose, Day), u64>,
+    /// Those that are not over.
+    pub chains: BTreeMap<u128, Chain>,
+}
+
 impl Books {
-    /// The sums of one subject in one month.
-    pub fn of(&self, scope: Scope, id: u128, month: Millis) -> Sums {
-        self.sums
-            .get(&(scope, id, month))
-            .copied()
-            .unwrap_or_default()
+    /// The sums of one subject from a day on.
+    pub fn since(&self, scope: Scope, id: u128, first: Day) -> Sums {
+        let days = self
+            .sums
+            .range((scope, id, first)..=(scope, id, Day(u32::MAX)));
+        days.fold(Sums::default(), |mut all, (_, day)| {
+            all.spent += day.spent;
+            all.held += day.held;
+            all
+        })
     }
 
-    /// Every cap that applies to a call, and what is taken from it.
-    pub fn caps(&self, rules: &Rules, call: &Call<'_>) -> Vec<Arithmetic> {
-        let mut caps = Vec::new();
-        for (scope, id) in levels(call) {
-            let own = match scope {
-                Scope::Org => rules.orgs.get(&call.org).and_then(|org| org.0),
-                Scope::Workflow => self.workflows.get(&call.workflow).and_then(|w| w.cap),
-                Scope::ApiKey => rules.keys.get(&call.key).and_then(|key| key.cap),
-            };
-            let Sums { spent, held } = self.of(scope, id, month(call.at));
-            let set = own.into_iter().chain(rules.budget(call, (scope, id)));
-            caps.extend(set.map(|cap| Arithmetic {
-                scope,
-                cap,
-                spent,
-                held,
-                asked: Nanos::ZERO,
-            }));
-        }
-        caps
+    /// The journal behind a place.
+    pub fn behind(&self, place: Lsn) -> impl Iterator<Item = &Entry> {
+        let newest_first = self.journal.iter().rev();
+        newest_first.take_while(move |entry| entry.lsn > place)
     }
 
-    /// Books an amount on the three that it concerns.
-    pub fn book(
-        &mut self,
-        (org, workflow, key): (OrgId, WorkflowId, KeyId),
-        month: Millis,
-        spent: Nanos,
-        held: Nanos,
-    ) -> Check {
+    pub fn open(&self) -> impl Iterator<Item = (&HoldId, &Hold)> {
+        self.holds.iter().filter(|(_, hold)| hold.ended.is_none())
+    }
+
+    /// The sums of those entries.
+    pub fn of(&self, entries: impl Fn(&Entry) -> bool) -> Sums {
+        let entries = self.journal.iter().filter(|entry| entries(entry));
+        entries.fold(Sums::default(), |mut sums, entry| {
+            sums.add(entry);
+            sums
+        })
+    }
+
+    /// A workflow's state and version as of a place.
+    pub fn state_at(&self, id: WorkflowId, place: Lsn) -> (State, u64) {
+        let known = self.workflows.get(&id).map(|workflow| &workflow.history);
+        let before = known.into_iter().flatten().rev();
+        let mut before = before.filter(|(lsn, ..)| *lsn <= place);
+        before
+            .next()
+            .map_or((State::Normal, 0), |(_, state, version)| (*state, *version))
+    }
+
+    /// A hold, if it is open.
+    pub fn open_hold(&self, id: HoldId) -> Option<&Hold> {
+        self.holds.get(&id).filter(|hold| hold.ended.is_none())
+    }
+
+    /// Books an entry on the three that it concerns.
+    pub fn book(&mut self, entry: Entry) -> Check {
+        let (org, workflow, key) = entry.whose;
         let levels = [
             (Scope::Org, org.0),
             (Scope::Workflow, workflow.0),
             (Scope::ApiKey, key.0),
         ];
         for (scope, id) in levels {
-            *self.lifetime.entry((scope, id)).or_default() += spent;
-            let sums = self.sums.entry((scope, id, month)).or_default();
-            sums.spent += spent;
-            sums.held += held;
+            let sums = self.sums.entry((scope, id, entry.day)).or_default();
+            sums.add(&entry);
             let negative = sums.held < Nanos::ZERO || sums.spent < Nanos::ZERO;
             ensure(!negative, Invariant::HoldEndsOnce, || {
                 format!("the sums of {scope:?} go negative")
             })?;
         }
+        self.journal.push(entry);
         Ok(())
+    }
+
+    /// A sign of life of a chain's calls: its open holds live on.
+    pub fn renew(&mut self, chain: u128, at: Millis) {
+        if let Some(known) = self.chains.get_mut(&chain) {
+            known.active_at = at;
+        }
+        for hold in self.holds.values_mut() {
+            if hold.ended.is_none() && hold.chain == Some(chain) {
+                hold.expires_at = hold.expires_at.max(at.plus(HOLD_MILLIS));
+            }
+        }
+    }
+
+    /// A chain is over; its holds live on by themselves.
+    pub fn end_chain(&mut self, chain: u128) -> Option<Chain> {
+        for hold in self.holds.values_mut() {
+            if hold.chain == Some(chain) {
+                hold.chain = None;
+            }
+        }
+        self.chains.remove(&chain)
     }
 }

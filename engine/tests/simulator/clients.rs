@@ -4,34 +4,56 @@
 use super::promises::Question;
 use super::reference::Ledger;
 use super::rng::Rng;
-use engine::command::{Ask, Command, Protocol, Reported, Track, Transition};
-use persist::record::{Endpoint, Operation, State, Tokens};
-use persist::{HoldId, KeyId, Millis, OrgId, PolicyId, WorkflowId};
+use engine::command::{Ask, Command, Track, Transition};
+use persist::record::State;
+use persist::{HoldId, KeyId, Lsn, Millis, OrgId, PolicyId, WorkflowId};
 use std::collections::{BTreeSet, VecDeque};
 
+mod calls;
 mod orders;
+mod reports;
 
 const TOOLS: [&str; 4] = ["bash", "mail", "search", "*"];
+const MODELS: [Option<&str>; 4] = [Some("small"), Some("odd"), Some("mystery"), None];
 /// Requests each client may still send again.
 const REMEMBERED: usize = 24;
+
+/// What somebody wants.
+#[derive(Debug)]
+pub enum Want {
+    /// Something one pump does.
+    Do(Command, Question),
+    /// Events booked.
+    Book(Track),
+    /// An org's money, or its open holds.
+    Look(OrgId, bool),
+}
 
 /// How this run's people behave: drawn once per run, so that runs differ in kind.
 #[derive(Debug, Clone)]
 pub struct Habits {
     pub orgs: u64,
+    /// How many things are asked at one moment, at most: what meets in several pumps.
+    pub rush: u64,
     /// Of a hundred calls, how many name an operation.
     pub operations: u64,
+    /// Of a hundred calls, how many are in a chain, and how many chains bring a cap.
+    pub chains: u64,
+    pub chain_caps: u64,
+    /// Of a hundred caps, how many are soft.
+    pub soft: u64,
     /// Of a hundred settings of a cap, how many set one; the rest take it off.
     pub capped: u64,
     /// The largest cap, in cents.
     pub cap_cents: u64,
-    /// Weights of ask, ask again, track, report again, cancel, pause, resume, kill, directory.
-    pub weights: [u64; 9],
+    /// Weights of ask, ask again, track, report again, cancel, release, heartbeat, pause, resume,
+    /// kill, directory.
+    pub weights: [u64; 11],
     /// Weights of changes: workflow's caps, org, new workflow, new key, revoke, new policy, change
     /// of a policy, end of a policy.
     pub changes: [u64; 8],
-    /// Weights of tool, budget and rate policies.
-    pub policies: [u64; 3],
+    /// Weights of tool, budget, rate and loop policies.
+    pub policies: [u64; 4],
 }
 
 impl Habits {
@@ -45,7 +67,11 @@ impl Habits {
         };
         Self {
             orgs: some(100, 1, 3),
+            rush: some(40, 2, 8),
             operations: some(80, 10, 100),
+            chains: some(70, 5, 80),
+            chain_caps: some(60, 10, 60),
+            soft: some(60, 10, 80),
             capped: some(90, 30, 100),
             cap_cents: some(100, 2, 60),
             weights: [
@@ -55,21 +81,28 @@ impl Habits {
                 some(80, 1, 10),
                 some(80, 1, 15),
                 some(60, 1, 4),
-                some(100, 2, 8),
+                some(80, 1, 8),
+                some(60, 1, 2),
+                some(100, 4, 10),
                 some(50, 1, 3),
                 some(100, 3, 15),
             ],
             changes: [
                 some(80, 5, 20),
                 some(70, 1, 10),
-                some(100, 1, 4),
+                some(100, 1, 5),
                 some(100, 1, 4),
                 some(50, 1, 2),
                 some(50, 1, 6),
                 some(50, 1, 6),
                 some(100, 1, 6),
             ],
-            policies: [some(50, 1, 3), some(80, 1, 3), some(30, 1, 3)],
+            policies: [
+                some(50, 1, 3),
+                some(80, 1, 3),
+                some(30, 1, 3),
+                some(60, 2, 5),
+            ],
         }
     }
 }
@@ -93,14 +126,14 @@ enum Wish {
 
 #[derive(Debug)]
 pub struct Clients {
-    habits: Habits,
+    pub habits: Habits,
     tenants: Vec<Tenant>,
     asks: VecDeque<Ask>,
     tracks: VecDeque<Track>,
     holds: VecDeque<HoldId>,
     told: VecDeque<HoldId>,
     wishes: Vec<(usize, Wish)>,
-    /// Killed workflows and revoked keys: known to be of no use, and tried now and then.
+    /// Killed workflows and keys that are over: known to be of no use, and tried now and then.
     useless: BTreeSet<u128>,
     serial: u128,
 }
@@ -116,16 +149,12 @@ fn nth<T: Clone>(rng: &mut Rng, of: &VecDeque<T>) -> Option<T> {
     of.get(rng.below(of.len() as u64) as usize).cloned()
 }
 
-const fn operation_key(workflow: WorkflowId, endpoint: Endpoint, name: u128) -> u128 {
-    workflow.0 << 80 | name << 2 | endpoint as u128
-}
-
-fn fingerprint(ask: &Ask) -> u64 {
-    let mut sum = ask.estimated_tokens ^ ask.max_output_tokens.map_or(0, |most| most + 1) << 32;
-    for byte in ask.tools.iter().chain(&ask.model).flat_map(|s| s.bytes()) {
-        sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+/// Usually the last one.
+fn recent<T: Clone>(rng: &mut Rng, of: &VecDeque<T>) -> Option<T> {
+    if rng.chance(60) {
+        return of.back().cloned();
     }
-    sum
+    nth(rng, of)
 }
 
 impl Clients {
@@ -150,19 +179,17 @@ impl Clients {
         }
     }
 
-    /// Looks at what is there by now: nobody uses an id before it is acknowledged, the front sees
-    /// to that.
-    pub fn learn(&mut self, ledger: &Ledger) {
-        let rules = ledger.rules.at(ledger.lsn);
-        let revoked = rules.keys.iter().filter(|(_, key)| key.revoked);
-        self.useless.extend(revoked.map(|(id, _)| id.0));
-        let rules = ledger.rules.at(ledger.lsn);
+    /// Looks at what is there by now: nobody uses an id before it is published, the front sees to
+    /// that.
+    pub fn learn(&mut self, ledger: &Ledger, published: Lsn, now: Millis) {
+        let rules = ledger.rules.at(published);
         let killed = ledger.books.workflows.iter();
         let killed = killed.filter(|(_, workflow)| workflow.state == State::Killed);
-        let revoked = rules.keys.iter().filter(|(_, key)| key.revoked);
-        let useless = killed
-            .map(|(id, _)| id.0)
-            .chain(revoked.map(|(id, _)| id.0));
+        let over = rules
+            .keys
+            .iter()
+            .filter(|(_, key)| key.revoked || key.expires_at.is_some_and(|at| at < now));
+        let useless = killed.map(|(id, _)| id.0).chain(over.map(|(id, _)| id.0));
         self.useless = useless.collect();
         let Self {
             tenants, wishes, ..
@@ -175,7 +202,7 @@ impl Clients {
                 return false;
             };
             match *wish {
-                Wish::Workflow(id) if ledger.books.workflows.contains_key(&id) => {
+                Wish::Workflow(id) if rules.workflows.contains_key(&id) => {
                     tenant.workflows.push(id);
                 }
                 Wish::Key(id, bound) if rules.keys.contains_key(&id) => {
@@ -194,14 +221,14 @@ impl Clients {
     }
 
     /// The next thing somebody wants.
-    pub fn next(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
+    pub fn next(&mut self, rng: &mut Rng, now: Millis) -> Want {
         let stranger = self.tenants.iter().find(|tenant| !tenant.signed_up);
         if let Some(org) = stranger.map(|tenant| tenant.org) {
             return self.register(org, now);
         }
         let at = self.tenant(rng);
         if let Some(wanted) = self.wanting(at).filter(|_| rng.chance(50)) {
-            return self.change(rng, at, wanted);
+            return self.change(rng, now, at, wanted);
         }
         let weights = self.habits.weights;
         match rng.weighted(&weights) {
@@ -210,23 +237,27 @@ impl Clients {
             2 => self.track(rng),
             3 => self.report_again(rng),
             4 => self.cancel(rng),
-            5 => self.set_state(rng, Transition::Pause),
-            6 => self.set_state(rng, Transition::Resume),
-            7 => self.set_state(rng, Transition::Kill),
+            5 => self.release(rng),
+            6 => self.heartbeat(rng),
+            7 => self.set_state(rng, Transition::Pause),
+            8 => self.set_state(rng, Transition::Resume),
+            9 => self.set_state(rng, Transition::Kill),
             _ => {
                 let changes = self.habits.changes;
                 let what = rng.weighted(&changes);
-                self.change(rng, at, what)
+                self.change(rng, now, at, what)
             }
         }
     }
 
-    /// The change this tenant cannot go on without: a new workflow or a new key.
+    /// The change this tenant cannot go on without: a new workflow or a new key. With few workflows
+    /// there is little for several pumps to do.
     fn wanting(&self, at: usize) -> Option<usize> {
         let useless = |id: u128| self.useless.contains(&id);
         let tenant = &self.tenants[at];
         let bound = |id: &Option<WorkflowId>| id.is_some_and(|id| useless(id.0));
-        if tenant.workflows.iter().all(|id| useless(id.0)) {
+        let mut workflows = tenant.workflows.iter();
+        if workflows.all(|id| useless(id.0)) {
             return Some(2);
         }
         let mut keys = tenant.keys.iter();
@@ -235,15 +266,18 @@ impl Clients {
     }
 
     /// Somebody looks at the figures.
-    pub fn read(&mut self, rng: &mut Rng) -> (Command, Question) {
+    pub fn read(&mut self, rng: &mut Rng) -> Want {
         let at = self.tenant(rng);
         let org = self.tenants[at].org;
         match rng.pick(&self.tenants[at].workflows) {
-            Some(workflow) if rng.chance(50) => (
+            Some(workflow) if rng.chance(40) => Want::Do(
                 Command::ReadWorkflow { org, workflow },
-                Question::Workflow(workflow),
+                Question::Workflow(org, workflow),
             ),
-            _ => (Command::ReadOrg { org }, Question::Org(org)),
+            _ => match nth(rng, &self.asks).filter(|_| rng.chance(30)) {
+                Some(ask) => self.wonder(rng, ask),
+                None => Want::Look(org, rng.chance(70)),
+            },
         }
     }
 
@@ -288,186 +322,9 @@ impl Clients {
         let recent = self.told.len().saturating_sub(6);
         let known = match rng.below(10) {
             0..7 => self.told.get(recent + rng.below(6) as usize).copied(),
-            7 => nth(rng, &self.told),
+            7 => Some(HoldId(99)),
             _ => nth(rng, &self.holds),
         };
-        known.unwrap_or(HoldId(99))
-    }
-
-    fn ask(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
-        let at = self.tenant(rng);
-        let (key, workflow) = self.key(rng, at);
-        let org = self.tenants[at].org;
-        let endpoint = [Endpoint::Gate, Endpoint::Execute, Endpoint::Check];
-        let endpoint = endpoint[rng.weighted(&[70, 25, 8])];
-        let protocols = [Protocol::Seed, Protocol::V3, Protocol::V4];
-        let tools = (0..rng.below(3)).filter_map(|_| rng.pick(&TOOLS[..3]));
-        let mut tools: Vec<_> = tools.map(str::to_owned).collect();
-        tools.dedup();
-        let models = [Some("small"), Some("odd"), Some("mystery"), None];
-        let declares = rng.chance(50);
-        let mut ask = Ask {
-            endpoint,
-            protocol: protocols[rng.weighted(&[20, 30, 50])],
-            org,
-            key,
-            workflow,
-            operation: None,
-            operation_id: None,
-            execution_id: None,
-            trace_id: None,
-            model: rng.pick(&models).flatten().map(str::to_owned),
-            tools,
-            digest: None,
-            estimated_tokens: if declares {
-                rng.within(2, 9_000)
-            } else {
-                rng.below(2)
-            },
-            max_output_tokens: (declares && rng.chance(50)).then(|| rng.below(2_000)),
-            chain_end: rng.chance(3),
-            reservation: None,
-            must_find_reservation: false,
-            new_hold: HoldId::default(),
-        };
-        if endpoint == Endpoint::Execute && rng.chance(70) {
-            // After the gate of the same client, usually; sometimes after another's.
-            if let Some(gate) = nth(rng, &self.asks).filter(|_| rng.chance(80)) {
-                (ask.org, ask.key, ask.workflow) = (gate.org, gate.key, gate.workflow);
-                ask.reservation = Some(gate.new_hold);
-            } else {
-                ask.reservation = Some(self.hold(rng));
-            }
-            ask.must_find_reservation = rng.chance(20);
-        }
-        if rng.chance(self.habits.operations) {
-            let name = self.fresh();
-            ask.operation_id = Some(format!("{name:x}"));
-            ask.operation = Some(Operation {
-                key: operation_key(ask.workflow, endpoint, name),
-                fingerprint: fingerprint(&ask),
-            });
-        }
-        self.send(rng, now, ask)
-    }
-
-    fn ask_again(&mut self, rng: &mut Rng, now: Millis) -> (Command, Question) {
-        let Some(mut ask) = nth(rng, &self.asks) else {
-            return self.ask(rng, now);
-        };
-        if rng.chance(15) {
-            ask.estimated_tokens += 1;
-            ask.operation = ask.operation.map(|before| Operation {
-                fingerprint: fingerprint(&ask),
-                ..before
-            });
-        }
-        self.send(rng, now, ask)
-    }
-
-    fn send(&mut self, rng: &mut Rng, now: Millis, mut ask: Ask) -> (Command, Question) {
-        ask.trace_id = Some(format!("t{:x}", self.fresh()));
-        ask.new_hold = HoldId::mint(now, ask.workflow.slot(ask.org), rng.next());
-        if ask.endpoint != Endpoint::Check {
-            remember(&mut self.asks, ask.clone());
-            remember(&mut self.holds, ask.new_hold);
-        }
-        let question = Question::Ask {
-            ask: Box::new(ask.clone()),
-            killed: false,
-            since: persist::Lsn::ZERO,
-        };
-        (Command::Ask(Box::new(ask)), question)
-    }
-
-    fn track(&mut self, rng: &mut Rng) -> (Command, Question) {
-        let at = self.tenant(rng);
-        let (key, workflow) = self.key(rng, at);
-        let mut events = Vec::new();
-        for _ in 0..rng.within(1, 4) {
-            let event = self.event(rng, workflow);
-            if event.event_key.is_some() && rng.chance(10) {
-                events.push(event.clone());
-            }
-            events.push(event);
-        }
-        let track = Track {
-            org: self.tenants[at].org,
-            key,
-            events,
-        };
-        remember(&mut self.tracks, track.clone());
-        (
-            Command::Track(Box::new(track.clone())),
-            Question::Track(Box::new(track)),
-        )
-    }
-
-    fn event(&mut self, rng: &mut Rng, workflow: WorkflowId) -> Reported {
-        let models = [Some("small"), Some("odd"), Some("mystery"), None];
-        let (input, output) = (rng.below(3_000), rng.below(1_500));
-        let tokens = match rng.below(4) {
-            0 => Tokens::default(),
-            1 => Tokens {
-                total: input,
-                ..Tokens::default()
-            },
-            _ => Tokens {
-                total: input + output,
-                input,
-                output,
-                cache_read: rng.below(input + 1),
-                reasoning: rng.below(output + 1),
-                cache_write: 0,
-            },
-        };
-        let named = rng.chance(70).then(|| self.hold(rng));
-        let second = rng.chance(20).then(|| self.hold(rng));
-        let ends = rng
-            .chance(20)
-            .then(|| named.unwrap_or_else(|| self.hold(rng)));
-        let serial = self.fresh();
-        Reported {
-            event_key: rng.chance(60).then_some(serial << 64),
-            holds: [named, second],
-            workflow,
-            ends,
-            kind: if ends.is_some() {
-                "span_end"
-            } else {
-                "llm_call"
-            }
-            .to_owned(),
-            model: rng.pick(&models).flatten().map(str::to_owned),
-            tokens,
-            span_id: Some(format!("s{serial:x}")),
-            ..Reported::default()
-        }
-    }
-
-    /// The same report once more: what carries an event id, as clients do.
-    fn report_again(&mut self, rng: &mut Rng) -> (Command, Question) {
-        let Some(mut track) = nth(rng, &self.tracks) else {
-            return self.track(rng);
-        };
-        track.events.retain(|event| event.event_key.is_some());
-        if track.events.is_empty() {
-            return self.track(rng);
-        }
-        (
-            Command::Track(Box::new(track.clone())),
-            Question::Track(Box::new(track)),
-        )
-    }
-
-    fn cancel(&mut self, rng: &mut Rng) -> (Command, Question) {
-        let at = self.tenant(rng);
-        let org = self.tenants[at].org;
-        let (key, _) = self.key(rng, at);
-        let hold = self.hold(rng);
-        (
-            Command::Cancel { org, key, hold },
-            Question::Cancel { org, hold },
-        )
+        known.or_else(|| nth(rng, &self.told)).unwrap_or(HoldId(99))
     }
 }

@@ -1,6 +1,7 @@
-//! The simulator: one seeded thread runs the real pump and engine over the real log on a disk that
-//! loses what a crash may lose, with clients that retry, repeat themselves and leave; an independent
-//! reference ledger checks the invariants of `docs/architecture.md` after every step.
+//! The simulator: one seeded thread runs the real pumps and engines, one to three of them over one to
+//! seven shards, on the real log on a disk that loses what a crash may lose, with clients that retry,
+//! repeat themselves and leave; an independent reference ledger checks the invariants of
+//! `docs/architecture.md` after every step.
 //!
 //! ```text
 //! cargo test -p nullrun-engine --test simulator                      fresh seeds
@@ -12,9 +13,17 @@
 #[cfg(test)]
 mod books;
 #[cfg(test)]
+mod charges;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod compare;
+#[cfg(test)]
+mod front;
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod promises;
 #[cfg(test)]
@@ -31,6 +40,8 @@ mod run;
 mod spec;
 #[cfg(test)]
 mod trace;
+#[cfg(test)]
+mod views;
 #[cfg(test)]
 mod violation;
 #[cfg(test)]

@@ -1,9 +1,13 @@
-//! Settings of orgs, keys and policies as of one place in the log, for the reference: which cap a
-//! policy sets and which tool it blocks.
+//! Settings of orgs, workflows, keys and policies as of one place in the log, for the reference:
+//! which caps a call stands under and which tool is blocked.
 
+use super::spec::beyond;
 use engine::command::{Ask, Protocol};
-use persist::record::{Call, Change, Composition, Endpoint, PolicyAction, PolicyType, Scope};
-use persist::{KeyId, Lsn, Millis, Nanos, OrgId, PolicyId};
+use persist::record::{
+    Arithmetic, Call, Change, Composition, Endpoint, Overdraft, PeriodKind, PolicyAction,
+    PolicyType, Scope,
+};
+use persist::{KeyId, Lsn, Millis, Nanos, OrgId, PolicyId, WorkflowId};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Clone)]
@@ -14,19 +18,51 @@ pub struct Policy {
     pub action: PolicyAction,
     pub tools: Vec<String>,
     pub budget: Option<Nanos>,
+    pub period: PeriodKind,
+    pub overdraft: Option<Overdraft>,
+    /// Calls of one tool, and within how many seconds.
+    pub repeats: (u32, u32),
     pub is_active: bool,
+    /// It decides nothing.
+    pub shadow: bool,
     pub version: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
+    pub org: OrgId,
+    /// The workflow it is bound to.
+    pub bound: Option<WorkflowId>,
     pub cap: Option<Nanos>,
+    pub period: PeriodKind,
+    pub expires_at: Option<Millis>,
     pub revoked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workflow {
+    pub org: OrgId,
+    pub cap: Option<Nanos>,
+    pub period: PeriodKind,
+    pub overdraft: Option<Overdraft>,
+    pub per_call: Option<Nanos>,
+    pub chain_cap: Option<Nanos>,
+    pub chain_secs: u32,
+    /// Calls of one tool, and within how many seconds.
+    pub watch: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Org {
+    pub cap: Option<Nanos>,
+    pub period: PeriodKind,
+    pub composition: Composition,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    pub orgs: BTreeMap<OrgId, (Option<Nanos>, Composition)>,
+    pub orgs: BTreeMap<OrgId, Org>,
+    pub workflows: BTreeMap<WorkflowId, Workflow>,
     pub keys: BTreeMap<KeyId, Key>,
     pub policies: BTreeMap<PolicyId, Policy>,
 }
@@ -43,6 +79,12 @@ impl History {
     pub fn at(&self, place: Lsn) -> &Rules {
         let known = self.sets.range(..=place).next_back();
         known.map_or(&self.before_any, |(_, rules)| rules)
+    }
+
+    /// The rules as of a place, and every change of them since.
+    pub fn since(&self, place: Lsn) -> impl Iterator<Item = &Rules> {
+        let later = self.sets.range(place.next()..).map(|(_, rules)| rules);
+        std::iter::once(self.at(place)).chain(later)
     }
 
     /// The changes that stand at a place.
@@ -68,11 +110,33 @@ impl Rules {
     fn change(&mut self, change: &Change<'_>) {
         match change {
             Change::OrgAdded(org) | Change::OrgChanged(org) => {
-                self.orgs.insert(org.id, (org.budget, org.composition));
+                let known = Org {
+                    cap: org.budget,
+                    period: org.period,
+                    composition: org.composition,
+                };
+                self.orgs.insert(org.id, known);
+            }
+            Change::WorkflowAdded(new) | Change::WorkflowChanged(new) => {
+                let workflow = Workflow {
+                    org: new.org,
+                    cap: new.budget,
+                    period: new.period,
+                    overdraft: new.overdraft,
+                    per_call: new.max_per_call,
+                    chain_cap: new.chain_cap,
+                    chain_secs: new.chain_secs,
+                    watch: new.watch.map(|watch| (watch.threshold, watch.window_secs)),
+                };
+                self.workflows.insert(new.id, workflow);
             }
             Change::KeyAdded(key) => {
                 let known = Key {
+                    org: key.org,
+                    bound: key.workflow,
                     cap: key.budget,
+                    period: key.period,
+                    expires_at: key.expires_at,
                     revoked: false,
                 };
                 self.keys.insert(key.id, known);
@@ -90,7 +154,14 @@ impl Rules {
                     action: new.action,
                     tools: new.tools.iter().map(|tool| (*tool).to_owned()).collect(),
                     budget: new.budget,
+                    period: new.period,
+                    overdraft: new.overdraft,
+                    repeats: (
+                        new.loop_threshold.unwrap_or(6),
+                        new.loop_window_secs.unwrap_or(60),
+                    ),
                     is_active: new.is_active,
+                    shadow: new.shadow,
                     version: new.version,
                 };
                 self.policies.insert(new.id, policy);
@@ -98,11 +169,8 @@ impl Rules {
             Change::PolicyRemoved { policy, .. } => {
                 self.policies.remove(policy);
             }
-            Change::WorkflowAdded(_)
-            | Change::WorkflowChanged(_)
-            | Change::UserAdded(_)
-            | Change::MemberAdded(_)
-            | Change::SessionAdded(_) => {}
+            // People and prices change no decision here.
+            _ => {}
         }
     }
 
@@ -112,35 +180,63 @@ impl Rules {
         let mut asked: Vec<_> = self
             .policies
             .values()
-            .filter(|policy| policy.is_active && policy.org == org && policy.about == about)
+            .filter(|policy| policy.is_active && !policy.shadow)
+            .filter(|policy| policy.org == org && policy.about == about)
             .collect();
         asked.sort_by_key(|policy| policy.order);
         asked
     }
 
     fn composition(&self, org: OrgId) -> Composition {
-        self.orgs.get(&org).map(|org| org.1).unwrap_or_default()
+        self.orgs
+            .get(&org)
+            .map(|org| org.composition)
+            .unwrap_or_default()
     }
 
-    /// Is any policy of this kind in force for a call?
-    pub fn any(&self, kind: PolicyType, call: &Call<'_>) -> bool {
-        levels(call)
-            .into_iter()
-            .any(|level| !self.asked(kind, call.org, level).is_empty())
+    /// Every policy of this kind in force for a call.
+    pub fn all(&self, kind: PolicyType, call: &Call<'_>) -> Vec<&Policy> {
+        let levels = levels(call).into_iter();
+        levels
+            .flat_map(|level| self.asked(kind, call.org, level))
+            .collect()
     }
 
-    /// The cap that budget policies set at one level.
-    pub fn budget(&self, call: &Call<'_>, level: (Scope, u128)) -> Option<Nanos> {
-        let asked = self.asked(PolicyType::BudgetLimit, call.org, level);
-        let mut caps = asked.iter().map(|policy| {
-            policy
-                .budget
-                .filter(|_| policy.action != PolicyAction::Allow)
-        });
-        match self.composition(call.org) {
-            Composition::FirstMatch => caps.next().flatten(),
-            Composition::MostRestrictive => caps.flatten().min(),
+    /// Every cap that a call stands under, with nothing taken from it yet: at each level the one
+    /// that is set there, then those of budget policies. In a chain a soft cap may be passed by its
+    /// overdraft.
+    pub fn caps(&self, call: &Call<'_>, in_chain: bool) -> Vec<(Arithmetic, u128)> {
+        let (org, key) = (self.orgs.get(&call.org), self.keys.get(&call.key));
+        let workflow = self.workflows.get(&call.workflow);
+        let mut caps = Vec::new();
+        for (scope, id) in levels(call) {
+            let own = match scope {
+                Scope::Org => org.and_then(|o| Some((o.cap?, o.period, None))),
+                Scope::Workflow => workflow.and_then(|w| Some((w.cap?, w.period, w.overdraft))),
+                Scope::ApiKey => key.and_then(|k| Some((k.cap?, k.period, None))),
+            };
+            let most = match self.composition(call.org) {
+                Composition::FirstMatch => 1,
+                Composition::MostRestrictive => usize::MAX,
+            };
+            let policies = self.asked(PolicyType::BudgetLimit, call.org, (scope, id));
+            let policies = policies.into_iter().take(most);
+            let limits = policies.filter(|policy| policy.action > PolicyAction::Flag);
+            let set = limits.filter_map(|p| Some((p.budget?, p.period, p.overdraft)));
+            for (cap, period, overdraft) in own.into_iter().chain(set) {
+                let figures = Arithmetic {
+                    scope,
+                    period,
+                    cap,
+                    overdraft: beyond(cap, overdraft.filter(|_| in_chain)),
+                    spent: Nanos::ZERO,
+                    held: Nanos::ZERO,
+                    asked: Nanos::ZERO,
+                };
+                caps.push((figures, id));
+            }
         }
+        caps
     }
 
     /// May this call not run for its tools? Clients that name none at the gate are asked again at
@@ -148,14 +244,14 @@ impl Rules {
     pub fn tools_block(&self, call: &Call<'_>, ask: &Ask) -> bool {
         let must_name = ask.protocol == Protocol::V4 || ask.endpoint == Endpoint::Execute;
         if ask.tools.is_empty() {
-            return must_name && self.any(PolicyType::ToolBlock, call);
+            return must_name && !self.all(PolicyType::ToolBlock, call).is_empty();
         }
         levels(call).into_iter().any(|level| {
             let asked = self.asked(PolicyType::ToolBlock, call.org, level);
             ask.tools.iter().any(|tool| {
                 let mut actions = asked
                     .iter()
-                    .filter(|policy| policy.tools.iter().any(|t| t == "*" || t == tool))
+                    .filter(|policy| policy.names(tool))
                     .map(|policy| policy.action);
                 let decides = match self.composition(call.org) {
                     Composition::FirstMatch => actions.next(),
@@ -164,5 +260,17 @@ impl Rules {
                 decides == Some(PolicyAction::Block)
             })
         })
+    }
+}
+
+impl Policy {
+    /// Does one of its patterns name this tool?
+    pub fn names(&self, tool: &str) -> bool {
+        self.tools.iter().any(|t| t == "*" || t == tool)
+    }
+
+    /// Is it about this tool? A loop rule without patterns is about all.
+    pub fn watches(&self, tool: &str) -> bool {
+        self.tools.is_empty() || self.names(tool)
     }
 }

@@ -1,18 +1,34 @@
 //! What a run leaves for people: its last events, a hash of all of them, and how often each kind of
 //! thing happened.
 
-use super::spec::{FLOOR, month};
-use engine::command::{Command, Outcome, Reply, Verdict};
+use super::spec::FLOOR;
+use engine::command::{Ask, Command, Outcome, Reply, Verdict};
 use engine::manage::Manage;
-use persist::record::{ChargeFlags, Record};
-use persist::{HoldId, Nanos};
+use persist::record::{ChargeFlags, HoldMinted, Record, WorkflowStateChanged};
+use persist::{Day, HoldId, Nanos};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 const EVENTS_SHOWN: usize = 30;
 
 /// How often each kind of thing happened.
-pub type Seen = BTreeMap<String, u64>;
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen(pub BTreeMap<String, u64>);
+
+impl Seen {
+    pub fn bump(&mut self, kind: &str) {
+        self.add(kind, 1);
+    }
+
+    pub fn add(&mut self, kind: &str, times: u64) {
+        match self.0.get_mut(kind) {
+            Some(known) => *known += times,
+            None => {
+                self.0.insert(kind.to_owned(), times);
+            }
+        }
+    }
+}
 
 /// The last events, for people, and a hash of all of them.
 #[derive(Debug, Default)]
@@ -43,11 +59,8 @@ pub struct Counts {
     pub steps: u64,
     pub records: u64,
     pub crashes: u64,
-    pub torn: u64,
     pub snapshots: u64,
-    pub from_snapshot: u64,
     pub answers: u64,
-    pub forgotten: u64,
 }
 
 impl Counts {
@@ -55,22 +68,24 @@ impl Counts {
         self.steps += other.steps;
         self.records += other.records;
         self.crashes += other.crashes;
-        self.torn += other.torn;
         self.snapshots += other.snapshots;
-        self.from_snapshot += other.from_snapshot;
         self.answers += other.answers;
-        self.forgotten += other.forgotten;
     }
 }
 
-/// What a record is an example of.
-pub fn kinds(record: &Record<'_>) -> Vec<String> {
+/// What a record is an example of; `asked` is the call it is about.
+pub fn kinds(record: &Record<'_>, asked: Option<&Ask>) -> Vec<String> {
     match record {
         Record::Directory(_) => vec!["directory".to_owned()],
-        Record::Refused(refused) => vec![refused.cause.code.to_owned()],
-        Record::HoldMinted(minted) if minted.amount == Nanos::ZERO => vec!["zero hold".to_owned()],
-        Record::HoldMinted(minted) if minted.amount < FLOOR => vec!["last cents".to_owned()],
-        Record::HoldMinted(_) => vec!["hold".to_owned()],
+        Record::Rerated(_) => vec!["re-rated".to_owned()],
+        Record::Refused(refused) => {
+            let cause = &refused.cause;
+            let period = cause
+                .budget
+                .map(|cap| format!("refused over {:?}", cap.period));
+            period.into_iter().chain([cause.code.to_owned()]).collect()
+        }
+        Record::HoldMinted(minted) => minted_kinds(minted, asked),
         Record::HoldUsed(_) => vec!["hold used".to_owned()],
         Record::Charged(charged) => {
             let flags = [
@@ -86,22 +101,63 @@ pub fn kinds(record: &Record<'_>) -> Vec<String> {
                     charged.flags.has(ChargeFlags::NOT_NORMAL),
                 ),
                 (
-                    "charge in the month before",
-                    charged.period_start != month(charged.at),
+                    "charge on another's hold",
+                    charged.hold.is_some() && charged.key != charged.payer,
+                ),
+                (
+                    "charge on the day before",
+                    charged.day != Day::of(charged.at),
                 ),
             ];
             let set = flags.into_iter().filter(|(_, set)| *set);
             set.map(|(kind, _)| kind.to_owned()).collect()
         }
         Record::HoldEnded(ended) => vec![format!("{:?}", ended.reason)],
-        Record::WorkflowState(changed) => vec![format!("{:?}", changed.to)],
+        Record::WorkflowState(WorkflowStateChanged { to, .. }) => vec![format!("{to:?}")],
+        Record::ChainRenewed(_) => vec!["chain renewed".to_owned()],
+        Record::ChainEnded(ended) => vec![format!("chain ended {:?}", ended.reason)],
+        Record::EventsSealed(sealed) if sealed.keep_from > 0 => {
+            vec!["events sealed".to_owned(), "events forgotten".to_owned()]
+        }
+        Record::EventsSealed(_) => vec!["events sealed".to_owned()],
     }
+}
+
+fn minted_kinds(minted: &HoldMinted<'_>, asked: Option<&Ask>) -> Vec<String> {
+    let amount = minted.amount;
+    let undeclared =
+        asked.is_some_and(|ask| ask.estimated_tokens < 2 && ask.max_output_tokens.is_none());
+    let beyond = minted
+        .budget
+        .is_some_and(|cap| cap.cap - cap.spent - cap.held < amount);
+    let chain = minted.chain;
+    let kinds = [
+        ("zero hold", amount == Nanos::ZERO),
+        ("last cents", amount > Nanos::ZERO && amount < FLOOR),
+        ("hold", amount >= FLOOR),
+        ("learned hold", undeclared && amount > FLOOR),
+        ("overdraft used", beyond),
+        (
+            "chain begun",
+            chain.is_some_and(|link| link.begins.is_some()),
+        ),
+        (
+            "chain goes on",
+            chain.is_some_and(|link| link.begins.is_none()),
+        ),
+    ];
+    let set = kinds.into_iter().filter(|(_, set)| *set);
+    let period = minted
+        .budget
+        .map(|cap| format!("held over {:?}", cap.period));
+    let set = set.map(|(kind, _)| kind.to_owned());
+    set.chain(period).collect()
 }
 
 pub fn brief(command: &Command) -> String {
     match command {
         Command::Ask(ask) => format!(
-            "{:?} {:?} {:x} key {:x} hold {:x} on {:?} op {:?} tokens {}/{:?} {:?} {:?}{}",
+            "{:?} {:?} {:x} key {:x} hold {:x} on {:?} op {:?} tokens {}/{:?} {:?} {:?} {:?}{}",
             ask.endpoint,
             ask.protocol,
             ask.workflow.0,
@@ -113,6 +169,7 @@ pub fn brief(command: &Command) -> String {
             ask.max_output_tokens,
             ask.model,
             ask.tools,
+            ask.chain.as_ref().map(|chain| (chain.key, chain.cap)),
             if ask.chain_end { " chain end" } else { "" },
         ),
         Command::Track(track) => {
@@ -151,10 +208,11 @@ pub fn answer_kinds(outcome: &Outcome) -> Vec<&'static str> {
             _ => Vec::new(),
         },
         Outcome::Tracked(tracked) => {
-            let duplicates = tracked.iter().filter(|tracked| tracked.duplicate);
+            let duplicates = tracked.iter().flatten().filter(|tracked| tracked.duplicate);
             duplicates.map(|_| "duplicate event").collect()
         }
         Outcome::Cancelled(None) => vec!["cancel of nothing"],
+        Outcome::Alive(false) => vec!["heartbeat of nothing"],
         _ => Vec::new(),
     }
 }
@@ -169,13 +227,14 @@ pub fn brief_answer(reply: &Reply) -> String {
             Verdict::Block(block) => format!("block {}", block.explanation),
         },
         Outcome::Workflow(view) => format!(
-            "{:x} is {:?} {}, {} spent, {} held of {:?}",
-            view.entry.id.0, view.state, view.version, view.spent, view.held, view.entry.budget
+            "{:x} is {:?} {}, {:?} of {:?}",
+            view.entry.id.0,
+            view.state,
+            view.version,
+            view.sums,
+            view.entry.budget()
         ),
-        Outcome::Org(view) => format!(
-            "org: {} spent, {} held of {:?}",
-            view.spent, view.held, view.budget
-        ),
+        Outcome::Org(view) => format!("org: {:?} of {:?}", view.sums, view.budget),
         Outcome::Managed(_) => "done".to_owned(),
         other => format!("{other:?}"),
     };

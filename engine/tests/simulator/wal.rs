@@ -1,7 +1,6 @@
 //! The log as the simulator drives it: the real writer, with a frame's write and its sync as
 //! separate steps, so that a crash can fall between any two of append, write and sync.
 
-use engine::pump::Append;
 use persist::frame::FrameBuf;
 use persist::group_commit::{Batch, Pending};
 use persist::log::Writer;
@@ -11,6 +10,8 @@ use persist::{Error, Lsn, Result};
 pub struct Wal {
     writer: Writer,
     pending: Pending,
+    /// A frame that waits for room on a full disk.
+    stuck: Option<FrameBuf>,
     waiting: usize,
     in_flight: Option<(FrameBuf, Lsn)>,
     /// Every record that was ever appended and not lost in a crash, in order.
@@ -21,6 +22,15 @@ pub struct Wal {
     pub failed: bool,
 }
 
+/// What writing came to.
+#[derive(Debug)]
+pub enum Written {
+    Nothing,
+    UpTo(Lsn),
+    /// The disk is full; to be tried again.
+    NoRoom,
+}
+
 impl Wal {
     /// The log as recovery found it, `appended` being what it holds.
     pub fn new(writer: Writer, appended: Vec<Vec<u8>>) -> Self {
@@ -29,6 +39,7 @@ impl Wal {
         Self {
             writer,
             pending: Pending::default(),
+            stuck: None,
             waiting: 0,
             in_flight: None,
             appended,
@@ -42,20 +53,34 @@ impl Wal {
         self.waiting == 0 && self.in_flight.is_none()
     }
 
-    /// Writes the next frame, if the disk is free and one waits. Returns its last LSN.
-    pub fn write(&mut self) -> Result<Option<Lsn>> {
+    /// The last LSN given out.
+    pub const fn appended_lsn(&self) -> Lsn {
+        Lsn(self.appended.len() as u64)
+    }
+
+    /// Writes the next frame, if the disk is free and one waits.
+    pub fn write(&mut self) -> Result<Written> {
         if self.failed || self.in_flight.is_some() {
-            return Ok(None);
+            return Ok(Written::Nothing);
         }
-        let Some(mut frame) = self.pending.pop() else {
-            return Ok(None);
+        let Some(mut frame) = self.stuck.take().or_else(|| self.pending.pop()) else {
+            self.failed = true;
+            self.writer.prepare()?;
+            self.failed = false;
+            return Ok(Written::Nothing);
         };
         self.failed = true;
+        let has_room = self.writer.make_room(&frame)?;
+        if !has_room {
+            self.failed = false;
+            self.stuck = Some(frame);
+            return Ok(Written::NoRoom);
+        }
         let last = self.writer.write(&mut frame)?;
         self.failed = false;
         self.waiting -= frame.count() as usize;
         self.in_flight = Some((frame, last));
-        Ok(Some(last))
+        Ok(Written::UpTo(last))
     }
 
     /// Syncs the frame in flight. Returns its last LSN.
@@ -70,10 +95,8 @@ impl Wal {
         self.pending.recycle(frame);
         Ok(Some(last))
     }
-}
 
-impl Append for Wal {
-    fn append(&mut self, batch: &Batch) -> Result<Lsn> {
+    pub fn append(&mut self, batch: &Batch) -> Result<Lsn> {
         if self.failed {
             return Err(Error::Poisoned("a write or sync failed".to_owned()));
         }

@@ -1,17 +1,21 @@
-//! Crashes, restarts, and what must be so after them.
+//! Crashes, restarts with another division of the work, and what must be so after them.
 
-use super::{Client, Live, Mail, World};
-use crate::compare::compare;
+use super::World;
+use crate::front::Layout;
+use crate::machine::{Client, Machine};
 use crate::reference::Ledger;
+use crate::rng::Rng;
 use crate::trace::{Seen, kinds};
-use crate::violation::Invariant::{AcknowledgedStays, HoldEndsOnce, SameLogSameState};
+use crate::violation::Invariant::{AcknowledgedStays, SameLogSameState};
 use crate::violation::{Check, broken, ensure};
 use crate::wal::Wal;
 use engine::Engine;
 use engine::pump::Pump;
 use engine::recover;
+use persist::ids::{SLOTS, Slot};
+use persist::log::Recovery;
 use persist::record::Record;
-use persist::{Error, LogId, Lsn, reader};
+use persist::{Error, LogId, Lsn, reader, segment};
 
 impl World {
     /// The process ends where it stands. Of what was not synced, some sectors are there afterwards.
@@ -22,12 +26,11 @@ impl World {
             "crash ({why}), {kept} % of the unsynced sectors are kept"
         );
         self.counts.crashes += 1;
-        let appended = self.live.take().map(|live| live.wal.appended);
-        self.inbox.clear();
+        let live = self.live.take();
+        let appended = live.map(|live| std::mem::take(&mut live.wal.borrow_mut().appended));
         self.open.clear();
-        *self.mail.borrow_mut() = Mail::default();
         self.lose_power(kept);
-        self.restart_with(appended.unwrap_or_default())
+        self.restart(appended.unwrap_or_default())
     }
 
     fn lose_power(&mut self, kept: u64) {
@@ -36,16 +39,15 @@ impl World {
         self.snapshot_disk.crash(|| rng.chance(kept));
     }
 
-    pub(super) fn restart(&mut self) -> Check {
-        self.restart_with(Vec::new())
-    }
-
-    /// Starts the process on what the crash left of `appended`.
-    fn restart_with(&mut self, mut appended: Vec<Vec<u8>>) -> Check {
-        if self.step > 0 && self.rng.chance(15) {
+    /// Starts the process on what the crash left of `appended`, with the work divided anew.
+    pub(super) fn restart(&mut self, mut appended: Vec<Vec<u8>>) -> Check {
+        let faults = self.step > 0 && self.rng.chance(15);
+        if faults {
             let faults = self.faults_soon(4);
             self.log_disk.set_faults(faults);
         }
+        let layout = self.draw_layout();
+        self.rebuild.settings.shards = layout.shards;
         let recovered = loop {
             match self.rebuild.open(self.options, LogId(1)) {
                 Ok(recovered) => break recovered,
@@ -59,50 +61,81 @@ impl World {
                 }
             }
         };
-        let damaged = &recovered.damaged_snapshots;
+        let damaged = &recovered.damaged;
         ensure(damaged.is_empty(), SameLogSameState, || {
             format!("a crash left snapshots that can be seen and not read: {damaged:?}")
         })?;
-        self.counts.torn += u64::from(recovered.recovery.cut_bytes > 0);
-        self.counts.from_snapshot += u64::from(recovered.snapshot > Lsn::ZERO);
         let last = recovered.recovery.last_lsn;
         note!(
             self,
-            "starts at {last} from the snapshot at {}, {} were durable, {} appended",
+            "starts at {last} from the snapshot at {}, {} were durable, {} appended, {layout:?}",
             recovered.snapshot,
             self.ledger.lsn,
             appended.len()
         );
         self.same_log(&mut appended, last)?;
         walk(&mut self.ledger, &appended, last, &mut self.seen)?;
-        self.same_state(&recovered.engine, last)?;
-        let mut pump = Pump::new(recovered.engine, last);
-        self.switch_on(&mut pump);
-        self.live = Some(Live {
-            pump,
-            wal: Wal::new(recovered.writer, appended),
-            turn_due: false,
-            began: last,
-        });
+        self.same_state(&recovered.engine, &appended)?;
+        self.note_start(&recovered.recovery, recovered.snapshot, layout);
+        (self.layout, self.rebuild.settings.shards) = (layout, layout.shards);
+        self.ledger.begin(layout);
+        let (mut pumps, publisher) = Pump::start(recovered.engine, last, layout.pumps);
+        self.switch_on(&mut pumps);
+        let wal = Wal::new(recovered.writer, appended);
+        let (workers, rng) = (self.rng.within(1, 2), Rng::new(self.rng.next()));
+        self.live = Some(Machine::start(pumps, publisher, wal, workers as usize, rng));
         Ok(())
     }
 
+    fn note_start(&mut self, recovery: &Recovery, snapshot: Lsn, layout: Layout) {
+        let started = self.step > 0;
+        let kinds = [
+            ("torn tail", recovery.cut_bytes > 0),
+            ("snapshot read", snapshot > Lsn::ZERO),
+            (
+                "restart with another number of shards",
+                started && self.layout.shards != layout.shards,
+            ),
+            (
+                "restart with another number of pumps",
+                started && self.layout.pumps != layout.pumps,
+            ),
+        ];
+        for (kind, _) in kinds.into_iter().filter(|(_, so)| *so) {
+            self.seen.bump(kind);
+        }
+    }
+
+    fn draw_layout(&mut self) -> Layout {
+        let least = self.trial.pumps.unwrap_or(1);
+        let shards = self.rng.within(u64::from(least), 7) as u16;
+        let drawn = [1, 2, 3][self.rng.weighted(&[40, 35, 25])];
+        let pumps = self.trial.pumps.unwrap_or(drawn);
+        Layout {
+            shards,
+            pumps: u32::from(shards).min(pumps),
+        }
+    }
+
     #[cfg(debug_assertions)]
-    fn switch_on(&self, pump: &mut Pump<Client>) {
-        if let Some(mutation) = self.mutation {
-            pump.engine_mut().mutations.switch_on(mutation);
+    fn switch_on(&self, pumps: &mut [Pump<Client>]) {
+        if let Some(defect) = self.trial.defect {
+            for pump in pumps {
+                pump.engine_mut().mutations.switch_on(defect);
+            }
         }
     }
 
     #[cfg(not(debug_assertions))]
-    fn switch_on(&self, _pump: &mut Pump<Client>) {
+    fn switch_on(&self, _pumps: &mut [Pump<Client>]) {
         assert!(
-            self.mutation.is_none(),
+            self.trial.defect.is_none(),
             "a release build has no defects to switch on"
         );
     }
 
-    /// What can be read back is a prefix of what was appended, and no shorter than what was synced.
+    /// What can be read back is a prefix of what was appended, and no shorter than what was synced;
+    /// its beginning may be gone once two snapshots hold it.
     fn same_log(&self, appended: &mut Vec<Vec<u8>>, last: Lsn) -> Check {
         let durable = self.ledger.lsn;
         let kept = last >= durable && last.0 <= appended.len() as u64;
@@ -111,101 +144,77 @@ impl World {
             format!("the log ends at {last}, {durable} was durable, {appended} appended")
         })?;
         appended.truncate(last.0 as usize);
-        let mut same = 0;
+        let begins = segment::list(&self.log_disk).ok();
+        let begins = begins.and_then(|all| all.first().copied());
+        let begins = begins.and_then(|n| segment::first_lsn(&self.log_disk, n).ok().flatten());
+        let from = Lsn(begins.map_or(0, |lsn| lsn.0 - 1));
+        let mut same = from.0;
         let all = &mut |lsn: Lsn, bytes: &[u8]| {
             let there = appended.get(lsn.0 as usize - 1);
             same += u64::from(there.is_some_and(|there| there == bytes));
             Ok(())
         };
-        let read = reader::read(&self.log_disk, Lsn::ZERO, Lsn(u64::MAX), all);
+        let read = reader::read(&self.log_disk, from, Lsn(u64::MAX), all);
         ensure(read.is_ok() && same == last.0, SameLogSameState, || {
             format!("{same} of {last} records are read back as they were written ({read:?})")
         })
     }
 
-    /// Is the engine's inside looked at? Not while a defect is on: it has to show outside, in the
-    /// log and in the answers.
-    const fn looks_inside(&self) -> bool {
-        self.mutation.is_none()
-    }
-
     /// The log folded from its beginning, without a snapshot, gives the state that recovery gave;
     /// and that is the reference's.
-    fn same_state(&self, engine: &Engine, last: Lsn) -> Check {
-        let replayed = self
-            .rebuild
-            .replay(last)
-            .map_err(|e| broken(SameLogSameState, format!("the log cannot be replayed: {e}")))?;
-        let same = replayed.state_hash().ok() == engine.state_hash().ok();
+    fn same_state(&self, engine: &Engine, appended: &[Vec<u8>]) -> Check {
+        let folded = self.folded(appended, |_| true)?;
+        let same = folded.state_hash().ok() == engine.state_hash().ok();
         ensure(same, SameLogSameState, || {
-            format!("the log up to {last} is another state with its snapshot than without")
+            let parts = apart(&folded, engine);
+            format!("the log is another state with its snapshot than without: {parts:?}")
         })?;
-        if self.looks_inside() {
-            compare(engine, &self.ledger)?;
-        }
-        Ok(())
+        self.compare(&[engine])
     }
 
-    pub(super) fn check(&mut self) -> Check {
-        let Some(live) = &self.live else {
-            return Ok(());
-        };
-        // Whoever signs in reads this directory without asking.
-        let published = live.pump.published().load().lsn;
-        let durable = published <= self.ledger.lsn && published >= self.promises.rules;
-        ensure(durable, AcknowledgedStays, || {
-            let (promised, lsn) = (self.promises.rules, self.ledger.lsn);
-            format!(
-                "the published directory is that of {published}; {promised} was acknowledged, \
-                 {lsn} is durable"
-            )
-        })?;
-        let engine = live.pump.engine();
-        if live.pump.appended() != self.ledger.lsn {
-            return Ok(());
+    /// The log folded, as far as `wanted` records go.
+    pub(super) fn folded(
+        &self,
+        appended: &[Vec<u8>],
+        wanted: impl Fn(&Record<'_>) -> bool,
+    ) -> Result<Engine, crate::violation::Violation> {
+        let prices = std::sync::Arc::clone(&self.rebuild.prices);
+        let mut engine = Engine::new(prices, self.rebuild.settings);
+        for bytes in appended {
+            let record = postcard::from_bytes::<Record<'_>>(bytes);
+            let record = record.map_err(|e| broken(SameLogSameState, e.to_string()))?;
+            if wanted(&record) {
+                engine.fold(&record);
+            }
         }
-        if self.looks_inside() {
-            compare(engine, &self.ledger)?;
-        }
-        self.counts.records = self.ledger.lsn.0;
-        self.counts.forgotten = self.ledger.charges.forgotten;
-        let now = engine.now();
-        for (id, hold) in self.ledger.open() {
-            ensure(hold.expires_at > now, HoldEndsOnce, || {
-                format!(
-                    "{id} should have expired at {:?}, it is {now:?}",
-                    hold.expires_at
-                )
-            })?;
-            let promised = self.ledger.delivered.contains(id) || hold.minted <= live.began;
-            ensure(promised || !self.is_at_rest(), HoldEndsOnce, || {
-                format!("{id} is held for nobody: its answer was never delivered")
-            })?;
-        }
-        if self.rng.chance(2) {
-            self.check_hash()?;
-        }
-        Ok(())
+        Ok(engine)
     }
+}
 
-    /// The running engine's state is the log, folded.
-    pub(super) fn check_hash(&self) -> Check {
-        let Some(live) = self.live.as_ref().filter(|_| self.looks_inside()) else {
-            return Ok(());
-        };
-        let engine = live.pump.engine();
-        let replayed = self.rebuild.replay(self.ledger.lsn);
-        let folded = replayed.map(|mut folded| {
-            // Time that passed without a record is in no log.
-            folded.advance(engine.now());
-            folded.state_hash().ok()
-        });
-        ensure(
-            folded.is_ok_and(|hash| hash == engine.state_hash().ok()),
-            SameLogSameState,
-            || "the running engine's state is not the log folded".to_owned(),
-        )
+/// In which parts two states differ.
+fn apart(one: &Engine, two: &Engine) -> Vec<String> {
+    let mut apart = Vec::new();
+    let directory = |e: &Engine| e.directory_part().map(|rows| rows.to_vec()).ok();
+    if directory(one) != directory(two) {
+        apart.push(format!("directory at {:?} and {:?}", one.now(), two.now()));
     }
+    let slots = |e: &Engine| {
+        let rows = e.slots_part(Slot(0)..=Slot(SLOTS - 1));
+        rows.map(|rows| rows.to_vec()).ok()
+    };
+    if slots(one) != slots(two) {
+        apart.push("workflows".to_owned());
+    }
+    let events = |e: &Engine| {
+        let (first, open) = e.dedup().numbers();
+        let all = (first..=open).filter_map(|number| e.dedup().generation(number));
+        let brief = all.map(|one| (one.number, one.since, one.keys.len()));
+        format!("events {:?}", brief.collect::<Vec<_>>())
+    };
+    if events(one) != events(two) {
+        apart.extend([events(one), events(two)]);
+    }
+    apart
 }
 
 /// Shows the reference the records that have become durable.
@@ -221,8 +230,13 @@ pub(super) fn walk(
         let record = postcard::from_bytes::<Record<'_>>(bytes.unwrap_or_default());
         let record = record.map_err(|e| broken(SameLogSameState, format!("{lsn}: {e}")))?;
         ledger.record(lsn, &record)?;
-        for kind in kinds(&record) {
-            *seen.entry(kind).or_default() += 1;
+        let call = match &record {
+            Record::HoldMinted(minted) => minted.call.trace_id,
+            _ => None,
+        };
+        let asked = call.and_then(|trace| ledger.asked.get(trace));
+        for kind in kinds(&record, asked.map(|asked| &asked.ask)) {
+            seen.bump(&kind);
         }
     }
     Ok(())

@@ -1,0 +1,181 @@
+//! What is looked at for a call and what counts, policy by policy: for people. The answers are those
+//! of the functions that decide.
+
+use super::{Compiled, Described, Rules, SCOPES};
+use persist::record::{Composition, PolicyType, Scope};
+use persist::{KeyId, PolicyId, WorkflowId};
+use std::sync::Arc;
+
+/// The questions, in the order they are asked.
+pub const QUESTIONS: [PolicyType; 4] = [
+    PolicyType::ToolBlock,
+    PolicyType::LoopDetection,
+    PolicyType::RateLimit,
+    PolicyType::BudgetLimit,
+];
+
+/// A policy that was looked at.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// Which.
+    pub policy: Arc<Compiled>,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// How a policy stands to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its answer counts; with most restrictive, it is the strictest, or one of several caps.
+    Answers,
+    /// With most restrictive: it is heard, and another one is stricter.
+    Heard,
+    /// Its conditions are not met.
+    NotMet,
+    /// Of calls in general: its answer counts for those that meet its conditions.
+    Conditional,
+    /// Another one answers before it.
+    Behind,
+    /// It would be asked, and stands in the shadow.
+    Shadow,
+}
+
+impl Rules {
+    /// Everything that one question looks at for a call, in order.
+    #[must_use]
+    pub fn look(
+        &self,
+        composition: Composition,
+        question: PolicyType,
+        call: &Described<'_>,
+    ) -> Vec<Looked> {
+        let mut looked = Vec::new();
+        for scope in SCOPES {
+            let answers = self.answers(composition, question, scope, call);
+            let concerns = |policy: &Compiled| {
+                question != PolicyType::ToolBlock
+                    || call.tools.iter().any(|tool| policy.names(tool))
+            };
+            let heard = self.shadow_tool_rules(composition, scope, call);
+            let mut answered = false;
+            for policy in self.listed(question, scope, call) {
+                let met = policy.matches_call(call) && concerns(policy);
+                let standing = if answers.contains(&policy.id) {
+                    answered =
+                        composition == Composition::FirstMatch && question != PolicyType::ToolBlock;
+                    Standing::Answers
+                } else if !met {
+                    Standing::NotMet
+                } else if policy.shadow {
+                    let heard = match question {
+                        PolicyType::ToolBlock => heard.contains(&policy.id),
+                        _ => !answered,
+                    };
+                    if heard {
+                        Standing::Shadow
+                    } else {
+                        Standing::Behind
+                    }
+                } else {
+                    match composition {
+                        Composition::FirstMatch => Standing::Behind,
+                        Composition::MostRestrictive => Standing::Heard,
+                    }
+                };
+                looked.push(Looked {
+                    policy: Arc::clone(policy),
+                    standing,
+                });
+            }
+        }
+        looked
+    }
+
+    /// The same for the calls of a workflow and key in general, whatever they name and cost.
+    #[must_use]
+    pub fn look_in_general(
+        &self,
+        composition: Composition,
+        question: PolicyType,
+        workflow: WorkflowId,
+        key: KeyId,
+    ) -> Vec<Looked> {
+        // A tool without a name is one of which only rules about every tool speak.
+        let nameless = [String::new()];
+        let plain = Described {
+            tools: match question {
+                PolicyType::ToolBlock => &nameless,
+                _ => &[],
+            },
+            ..Described::plain(workflow, key)
+        };
+        let mut looked = self.look(composition, question, &plain);
+        let mut answered = None;
+        for one in &mut looked {
+            let scope = one.policy.scope;
+            one.standing = match one.standing {
+                Standing::Answers if composition == Composition::FirstMatch => {
+                    answered = Some(scope);
+                    Standing::Answers
+                }
+                Standing::NotMet if answered == Some(scope) => Standing::Behind,
+                Standing::NotMet if one.policy.shadow => Standing::Shadow,
+                Standing::NotMet => Standing::Conditional,
+                other => other,
+            };
+        }
+        looked
+    }
+
+    /// The policies whose answers count, of one question and scope.
+    fn answers(
+        &self,
+        composition: Composition,
+        question: PolicyType,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> Vec<PolicyId> {
+        match (question, composition) {
+            (PolicyType::ToolBlock, _) => call
+                .tools
+                .iter()
+                .filter_map(|tool| self.tool_answer(composition, scope, call, tool))
+                .map(|(policy, _)| policy.id)
+                .collect(),
+            (_, Composition::FirstMatch) => {
+                let mut matching = self.matching(question, scope, call);
+                let first = matching.next();
+                first.map(|policy| policy.id).into_iter().collect()
+            }
+            (PolicyType::BudgetLimit, Composition::MostRestrictive) => {
+                let caps = self.budgets(composition, scope, call);
+                caps.map(|(_, policy)| policy.id).collect()
+            }
+            (PolicyType::RateLimit, Composition::MostRestrictive) => {
+                let rate = self.rate(composition, scope, call);
+                rate.map(|(_, policy)| policy.id).into_iter().collect()
+            }
+            (PolicyType::LoopDetection, Composition::MostRestrictive) => {
+                let repeats = self.repeats(composition, scope, call);
+                repeats.map(|(.., policy)| policy.id).into_iter().collect()
+            }
+        }
+    }
+
+    /// Rules about tools in the shadow that would be asked about one of the call's.
+    fn shadow_tool_rules(
+        &self,
+        composition: Composition,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> Vec<PolicyId> {
+        let question = PolicyType::ToolBlock;
+        let of_tool = |tool: &String| {
+            let names = |policy: &Compiled| policy.names(tool);
+            let heard = self.observers(composition, question, scope, call, names);
+            let ids = heard.filter(|policy| policy.shadow).map(|policy| policy.id);
+            ids.collect::<Vec<_>>()
+        };
+        call.tools.iter().flat_map(of_tool).collect()
+    }
+}
