@@ -1,9 +1,9 @@
 //! The first start in development: an account, shown once, with two ways to use it at once.
 
-use crate::app::App;
+use crate::app::{App, reachable};
 use crate::error::ApiResult;
 use crate::hash;
-use crate::manage::auth;
+use crate::manage::auth::{self, NewAccount};
 use std::net::SocketAddr;
 
 const EMAIL: &str = "owner@localhost";
@@ -11,27 +11,23 @@ const EMAIL: &str = "owner@localhost";
 /// Makes the account; returns what is shown.
 pub async fn account(app: &App, address: SocketAddr) -> ApiResult<String> {
     let password = hash::random_word(20);
-    let made = auth::sign_up(
-        app,
-        EMAIL,
-        password.clone(),
-        Some("Owner"),
-        Some("My organization"),
-    )
-    .await?;
-    let text = |name: &str| {
-        made.get(name)
-            .and_then(|v| v.as_str())
-            .unwrap_or_default()
-            .to_owned()
+    let wanted = NewAccount {
+        email: EMAIL,
+        password: Some(password.clone()),
+        name: Some("Owner"),
+        org_name: Some("My organization"),
+        ..NewAccount::default()
     };
-    let (org, workflow) = (text("organization_id"), text("workflow_id"));
-    let (api_key, secret) = (text("api_key"), text("secret_key"));
-    let host = if address.ip().is_unspecified() {
-        SocketAddr::new(std::net::IpAddr::from([127, 0, 0, 1]), address.port())
-    } else {
-        address
-    };
+    let made = auth::sign_up(app, wanted).await?;
+    let (org, workflow) = (
+        made.organization_id.unwrap_or_default(),
+        made.workflow_id.unwrap_or_default(),
+    );
+    let (api_key, secret) = (
+        made.api_key.unwrap_or_default(),
+        made.secret_key.unwrap_or_default(),
+    );
+    let host = reachable(address);
     let url = format!("http://{host}");
     let curl = if app.config.hmac_required() {
         "Requests must be signed here; the client below signs them.".to_owned()

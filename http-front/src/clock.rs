@@ -2,13 +2,56 @@
 
 use persist::Millis;
 
+/// Milliseconds that the clock is set ahead (or back) for a test.
+#[cfg(debug_assertions)]
+static AHEAD: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+
+/// Sets the clock, from where it goes on: for tests that cross a midnight.
+#[cfg(debug_assertions)]
+pub fn start_at(at: Millis) {
+    let ahead = at.0.cast_signed() - wall().0.cast_signed();
+    AHEAD.store(ahead, std::sync::atomic::Ordering::SeqCst);
+}
+
+/// Sets the clock ahead by as many milliseconds as the file says, or back, now and whenever that
+/// changes: for tests of clocks that are stepped while the gateway runs.
+#[cfg(debug_assertions)]
+pub fn follow(file: std::path::PathBuf) {
+    let read = move || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Ok(ahead) = text.trim().parse() {
+            AHEAD.store(ahead, std::sync::atomic::Ordering::SeqCst);
+        }
+    };
+    read();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            read();
+        }
+    });
+}
+
 /// Now.
+#[cfg(debug_assertions)]
+#[must_use]
+pub fn now() -> Millis {
+    let ahead = AHEAD.load(std::sync::atomic::Ordering::Relaxed);
+    Millis(wall().0.saturating_add_signed(ahead))
+}
+
+/// Now.
+#[cfg(not(debug_assertions))]
+#[must_use]
+pub fn now() -> Millis {
+    wall()
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the one place that reads the clock"
 )]
-#[must_use]
-pub fn now() -> Millis {
+fn wall() -> Millis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Millis(
         since

@@ -79,7 +79,7 @@ impl ApiError {
 
     /// The envelope.
     #[must_use]
-    pub fn body(&self, request_id: &str) -> Value {
+    pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> Value {
         let code = self.slug.to_ascii_uppercase();
         let mut details = self.details.clone();
         details.insert("error_code".to_owned(), Value::from(code.as_str()));
@@ -92,6 +92,7 @@ impl ApiError {
             "details": details,
             "retry_after_ms": self.retry_after_ms,
             "request_id": request_id,
+            "trace_id": trace_id,
         })
     }
 }

@@ -52,6 +52,18 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
+/// Bytes of a hex text of any even length.
+#[must_use]
+pub fn unhex_all(text: &str) -> Option<Vec<u8>> {
+    let mut pairs = text.as_bytes().chunks_exact(2);
+    let bytes = pairs.by_ref().map(|pair| {
+        let [byte] = unhex::<1>(std::str::from_utf8(pair).ok()?)?;
+        Some(byte)
+    });
+    let bytes: Option<Vec<u8>> = bytes.collect();
+    bytes.filter(|_| pairs.remainder().is_empty())
+}
+
 /// `N` random bytes.
 #[must_use]
 pub fn random<const N: usize>() -> [u8; N] {

@@ -6,10 +6,18 @@ mod bootstrap;
 mod checkpoint;
 mod clock;
 mod config;
+mod description;
 mod error;
 mod hash;
+mod log_tool;
+mod mail;
 mod manage;
+mod metrics;
+mod openapi;
 mod password;
+mod placement;
+mod plans;
+mod pumps;
 mod request;
 mod routes;
 mod sdk;
@@ -18,8 +26,10 @@ mod server;
 mod shards;
 mod sign_in;
 mod text;
+mod trace;
 #[cfg(debug_assertions)]
 mod unsynced;
+mod workers;
 
 use clap::Parser as _;
 use std::io::IsTerminal as _;
@@ -40,6 +50,15 @@ fn main() -> ExitCode {
         default(info);
         std::process::abort();
     }));
+    if let Some(config::Tool::Log { tool }) = &config.tool {
+        return match log_tool::run(tool, &config.data_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

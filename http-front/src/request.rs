@@ -2,11 +2,12 @@
 //! field.
 
 use crate::error::{ApiError, ApiResult};
+use crate::text;
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::Bytes;
 use engine::command::Protocol;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,8 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// A request whose body has arrived.
 #[derive(Debug)]
 pub struct Received {
+    /// Method.
+    pub method: Method,
     /// Headers.
     pub headers: HeaderMap,
     /// Path without query.
@@ -43,6 +46,7 @@ pub async fn receive(request: Request) -> ApiResult<Received> {
     let headers = parts.headers;
     let body = read(body, limit(&path)).await?;
     Ok(Received {
+        method: parts.method,
         headers,
         path,
         body,
@@ -208,6 +212,14 @@ impl Received {
         parse(&self.body)
     }
 
+    /// The same; without a body, nothing is said.
+    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> ApiResult<T> {
+        if self.body.is_empty() {
+            return Ok(T::default());
+        }
+        self.json()
+    }
+
     /// A body that is not JSON by its own word is refused.
     pub fn check_content_type(&self) -> ApiResult<()> {
         let Some(kind) = self.header(header::CONTENT_TYPE.as_str()) else {
@@ -269,8 +281,9 @@ impl Received {
     }
 }
 
-/// Parses JSON; an error names the field and the place, and never repeats the contents.
+/// Parses a JSON object; an error names the field and the place, and never repeats the contents.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
+    check_object(body)?;
     match serde_json::from_slice(body) {
         Ok(value) => Ok(value),
         // Again, slower, for the name of the field.
@@ -278,22 +291,38 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     }
 }
 
+/// Only an object has fields with names; a list of their values in the right order is none.
+pub fn check_object(body: &[u8]) -> ApiResult<()> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(()),
+        Some(_) => Err(invalid_json("the body must be a JSON object")),
+        None => Err(invalid_json("a body is needed here: send a JSON object")),
+    }
+}
+
+fn invalid_json(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+}
+
 fn why_not<T: DeserializeOwned>(body: &[u8]) -> ApiError {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let Err(error) = serde_path_to_error::deserialize::<_, T>(&mut deserializer) else {
-        return ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_json",
-            "there is more after the JSON value",
-        );
+        return invalid_json("there is more after the JSON value");
     };
-    let field = error.path().to_string();
+    let field = text::cut(error.path().to_string(), NAMED_BYTES);
     let inner = error.inner();
     if inner.is_data() && field != "." {
         return ApiError::field(
             &field,
             format!("{field}: {}", kind_only(&inner.to_string())),
         );
+    }
+    let words = inner.to_string();
+    if words.starts_with("number out of range") {
+        return ApiError::field(&field, format!("{field}: the number is too large"));
+    }
+    if words.starts_with("recursion limit exceeded") {
+        return invalid_json("the body is nested too deeply: 127 levels are read");
     }
     if inner.is_data() {
         return ApiError::new(
@@ -302,24 +331,24 @@ fn why_not<T: DeserializeOwned>(body: &[u8]) -> ApiError {
             kind_only(&inner.to_string()),
         );
     }
-    ApiError::new(
-        StatusCode::BAD_REQUEST,
-        "invalid_json",
-        format!(
-            "the body is not valid JSON (line {}, column {})",
-            inner.line(),
-            inner.column()
-        ),
-    )
+    invalid_json(format!(
+        "the body is not valid JSON (line {}, column {})",
+        inner.line(),
+        inner.column()
+    ))
 }
 
+/// Bytes of a sentence about a field: the name of an unknown one is the caller's.
+const NAMED_BYTES: usize = 600;
+
 /// Drops the offending value from serde's words: bodies may hold secrets.
-fn kind_only(message: &str) -> String {
+pub fn kind_only(message: &str) -> String {
+    let whole = || text::cut(message.to_owned(), NAMED_BYTES);
     let Some((before, rest)) = message.split_once(": ") else {
-        return message.to_owned();
+        return whole();
     };
     if before != "invalid type" && before != "invalid value" {
-        return message.to_owned();
+        return whole();
     }
     match rest.split_once(", expected ") {
         Some((_, expected)) => {

@@ -1,19 +1,34 @@
 //! Signing secrets at rest: sealed with ChaCha20-Poly1305 under the data directory's key, bound to
-//! the id of the API key they belong to.
+//! the id of the API key they belong to. What a browser keeps for the gateway is sealed with a key
+//! derived from it.
 
 use crate::config::BadConfig;
 use crate::hash;
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use hmac::{Hmac, Mac as _};
 use persist::KeyId;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use persist::disk::{Disk, PlainDisk};
+use persist::whole_file::{self, Points};
+use sha2::Sha256;
 use std::path::Path;
 
 const NONCE: usize = 12;
 
+/// Points at which the machine may die while the key's file is made (see `persist::crash_points`).
+const MADE: Points = Points {
+    written: "master-key-written",
+    synced: "master-key-synced",
+    renamed: "master-key-renamed",
+};
+/// The last of them: the key's name is durable, and nothing is sealed with it.
+const KEY_DIR_SYNCED: &str = "master-key-dir-synced";
+
 /// Seals and opens secrets.
-pub struct Sealer(ChaCha20Poly1305);
+pub struct Sealer {
+    cipher: ChaCha20Poly1305,
+    root: Hmac<Sha256>,
+}
 
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,6 +52,11 @@ pub enum SealError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Making the key file.
+    #[error(
+        "{0}. It is to hold the key that seals signing secrets. Free space on its disk, let this user write there, or set NULLRUN_MASTER_KEY."
+    )]
+    Making(persist::Error),
     /// Another key sealed this secret.
     #[error(
         "the secret of API key {0} was sealed with another master key; restore master.key or NULLRUN_MASTER_KEY"
@@ -48,7 +68,39 @@ impl Sealer {
     /// With a key given in hex.
     pub fn from_hex(text: &str) -> Result<Self, BadConfig> {
         let key: [u8; 32] = hash::unhex(text.trim()).ok_or(BadConfig::MasterKey)?;
-        Ok(Self(ChaCha20Poly1305::new(&key.into())))
+        Ok(Self {
+            cipher: ChaCha20Poly1305::new(&key.into()),
+            root: Hmac::new_from_slice(&key).map_err(|_| BadConfig::MasterKey)?,
+        })
+    }
+
+    /// A key for one purpose; the master key cannot be had back from it.
+    #[must_use]
+    pub fn derive(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut mac = self.root.clone();
+        mac.update(purpose);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Seals a text that somebody else keeps for a while, in hex.
+    #[must_use]
+    pub fn seal_text(&self, purpose: &[u8], text: &str) -> String {
+        let nonce: [u8; NONCE] = hash::random();
+        let cipher = ChaCha20Poly1305::new(&self.derive(purpose).into());
+        let sealed = cipher.encrypt(&Nonce::from(nonce), text.as_bytes());
+        let mut whole = nonce.to_vec();
+        whole.extend(sealed.unwrap_or_default());
+        hash::hex(&whole)
+    }
+
+    /// Opens such a text; `None` if it was not sealed here for this.
+    #[must_use]
+    pub fn open_text(&self, purpose: &[u8], sealed: &str) -> Option<String> {
+        let sealed = hash::unhex_all(sealed)?;
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+        let cipher = ChaCha20Poly1305::new(&self.derive(purpose).into());
+        let text = cipher.decrypt(&Nonce::from(*nonce), sealed).ok()?;
+        String::from_utf8(text).ok()
     }
 
     /// With the key in a file, made (mode 0600) if it is not there and `may_make` allows it.
@@ -60,28 +112,25 @@ impl Sealer {
         match std::fs::read_to_string(path) {
             Ok(text) => Ok(Self::from_hex(&text)?),
             Err(error) if may_make && error.kind() == std::io::ErrorKind::NotFound => {
-                let text = hash::hex(&hash::random::<32>());
-                // Whole and durable under a temporary name first: a torn key would lose every secret.
-                let temporary = path.with_extension("baking");
-                let mut file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(&temporary)
-                    .map_err(failed)?;
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-                    .map_err(failed)?;
-                std::fs::rename(&temporary, path).map_err(failed)?;
                 let directory = path.parent().unwrap_or(Path::new("."));
-                std::fs::File::open(directory)
-                    .and_then(|dir| dir.sync_all())
-                    .map_err(failed)?;
-                Ok(Self::from_hex(&text)?)
+                let disk = PlainDisk::at(directory).map_err(failed)?.private();
+                Ok(Self::make(
+                    &disk,
+                    &path.file_name().unwrap_or_default().to_string_lossy(),
+                )?)
             }
             Err(source) => Err(failed(source)),
         }
+    }
+
+    /// Makes a key and its file: whole and durable before it is used, for a torn key would lose every
+    /// secret it seals.
+    fn make(disk: &dyn Disk, name: &str) -> Result<Self, SealError> {
+        let text = hash::hex(&hash::random::<32>());
+        let made = whole_file::write(disk, name, &[text.as_bytes()], &MADE)
+            .and_then(|()| whole_file::sync_names(disk, KEY_DIR_SYNCED));
+        made.map_err(SealError::Making)?;
+        Ok(Self::from_hex(&text)?)
     }
 
     /// Seals a secret.
@@ -96,7 +145,7 @@ impl Sealer {
         let mut sealed = nonce.to_vec();
         // Encryption fails only for messages of many gigabytes.
         sealed.extend(
-            self.0
+            self.cipher
                 .encrypt(&Nonce::from(nonce), payload)
                 .unwrap_or_default(),
         );
@@ -113,7 +162,7 @@ impl Sealer {
             aad: &aad,
         };
         let secret = self
-            .0
+            .cipher
             .decrypt(&Nonce::from(*nonce), payload)
             .map_err(|_| wrong())?;
         String::from_utf8(secret).map_err(|_| wrong())
@@ -137,6 +186,39 @@ mod tests {
                 .open(KeyId(1), &sealed)
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_machine_that_dies_while_the_key_is_made_starts_again_with_a_whole_key() {
+        use persist::disk::{FaultyDisk, read_all};
+        for point in [MADE.written, MADE.synced, MADE.renamed, KEY_DIR_SYNCED] {
+            for kept in [false, true] {
+                let disk = FaultyDisk::default();
+                disk.die_at(point, 1);
+                assert!(Sealer::make(&disk, "master.key").is_err());
+                assert!(disk.is_dead(), "{point} was not reached");
+                disk.crash(|| kept);
+                let there = disk.open("master.key").is_ok();
+                assert!(there || point != KEY_DIR_SYNCED, "it was durable");
+                if !there {
+                    Sealer::make(&disk, "master.key").unwrap();
+                }
+                let text = read_all(disk.open("master.key").unwrap().as_ref()).unwrap();
+                let text = String::from_utf8(text).unwrap();
+                assert!(Sealer::from_hex(&text).is_ok(), "{point}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_opens_only_for_its_purpose() {
+        let sealer = Sealer::from_hex(&"ab".repeat(32)).unwrap();
+        let sealed = sealer.seal_text(b"one", "s3cret");
+        assert_eq!(sealer.open_text(b"one", &sealed).unwrap(), "s3cret");
+        assert_eq!(sealer.open_text(b"two", &sealed), None);
+        assert_eq!(sealer.open_text(b"one", &sealed[2..]), None);
+        assert_eq!(sealer.open_text(b"one", ""), None);
+        assert_ne!(sealer.derive(b"one"), sealer.derive(b"two"));
     }
 
     #[test]

@@ -35,6 +35,9 @@ impl Disk for UnsyncedDisk {
     fn path_of(&self, name: &str) -> String {
         self.0.path_of(name)
     }
+    fn reach(&self, point: &'static str) -> io::Result<()> {
+        self.0.reach(point)
+    }
 }
 
 #[derive(Debug)]

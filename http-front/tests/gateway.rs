@@ -17,7 +17,7 @@ use nullrun_loadtest::shim::Shim;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{GATEWAY, Stage};
+use support::{Environment, GATEWAY, LAYOUTS, Stage};
 use tempfile::TempDir;
 
 /// Runs the gateway until it ends by itself; its exit code and words.
@@ -293,12 +293,29 @@ async fn a_batch_stores_what_can_be_read_and_names_the_rest() {
     assert_eq!(reasons[0]["event_id"], "b");
 }
 
+/// One pump in the front, and seven shards on threads of their own.
+const ENDS: [(&str, Environment); 2] = [LAYOUTS[0], LAYOUTS[5]];
+
+fn settings_in(layout: Environment, directory: &std::path::Path) -> Settings {
+    let settings = Settings::new(GATEWAY, directory);
+    layout.iter().fold(settings, |settings, (name, value)| {
+        settings.env(*name, *value)
+    })
+}
+
 #[tokio::test]
 async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_afterwards() {
+    for (name, layout) in ENDS {
+        println!("{name}");
+        with_a_disk_that_hangs(layout).await;
+    }
+}
+
+async fn with_a_disk_that_hangs(layout: Environment) {
     let shim = Shim::compile().unwrap();
     let directory = TempDir::new().unwrap();
     let mount = shim.mount(directory.path(), 1).unwrap();
-    let settings = Settings::new(GATEWAY, directory.path())
+    let settings = settings_in(layout, directory.path())
         .on_shim(mount.clone())
         .env("NULLRUN_ADMISSION_DEADLINE_MS", "1500")
         .env("NULLRUN_QUEUE_DEPTH", "8");
@@ -418,10 +435,17 @@ async fn with_a_disk_that_hangs_gates_are_refused_in_time_and_hold_nothing_after
 
 #[tokio::test]
 async fn a_failing_sync_ends_the_gateway_without_an_acknowledgement() {
+    for (name, layout) in ENDS {
+        println!("{name}");
+        with_a_failing_sync(layout).await;
+    }
+}
+
+async fn with_a_failing_sync(layout: Environment) {
     let shim = Shim::compile().unwrap();
     let directory = TempDir::new().unwrap();
     let mount = shim.mount(directory.path(), 1).unwrap();
-    let settings = Settings::new(GATEWAY, directory.path()).on_shim(mount.clone());
+    let settings = settings_in(layout, directory.path()).on_shim(mount.clone());
     let mut gateway = Gateway::start(settings).unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
     let mut dice = nullrun_loadtest::identity::Dice::from_seed(8);

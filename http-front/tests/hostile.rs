@@ -21,7 +21,7 @@ use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{GATEWAY, Stage};
+use support::{Environment, GATEWAY, LAYOUTS, Stage};
 use tempfile::TempDir;
 
 fn raw(gateway: &Gateway) -> TcpStream {
@@ -75,6 +75,26 @@ fn silent_connections_do_not_keep_others_out_for_ever() {
         .unwrap();
     let answer = answer(&mut stream);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn a_fleet_that_connects_while_the_gateway_is_busy_does_not_find_the_door_shut() {
+    let stage = Stage::start(&[]);
+    let pid = stage.gateway.pid().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &pid]).status().unwrap();
+    // Nothing is accepted meanwhile.
+    assert!(signal("-STOP").success());
+    let address = stage.gateway.base_url().trim_start_matches("http://");
+    let address = address.parse().unwrap();
+    // A client whose first word is dropped says it again after a second.
+    let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
+    let fleet: Result<Vec<_>, _> = (0..500).map(connect).collect();
+    assert!(signal("-CONT").success());
+    let mut fleet = fleet.unwrap();
+    let last = fleet.last_mut().unwrap();
+    last.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    assert!(answer(last).starts_with("HTTP/1.1 200"));
 }
 
 #[test]
@@ -306,10 +326,21 @@ fn a_body_that_never_ends_does_not_spoil_the_stop() {
 
 #[tokio::test]
 async fn a_disk_that_hangs_does_not_keep_the_gateway_from_stopping() {
+    stops_with_a_disk_that_hangs(LAYOUTS[0].1).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_keep_shards_on_threads_from_stopping() {
+    stops_with_a_disk_that_hangs(LAYOUTS[5].1).await;
+}
+
+async fn stops_with_a_disk_that_hangs(layout: Environment) {
     let shim = Shim::compile().unwrap();
     let directory = TempDir::new().unwrap();
     let mount = shim.mount(directory.path(), 1).unwrap();
     let settings = Settings::new(GATEWAY, directory.path()).on_shim(mount.clone());
+    let set = |settings: Settings, (name, value): &(&str, &str)| settings.env(*name, *value);
+    let settings = layout.iter().fold(settings, set);
     let mut gateway = Gateway::start(settings).unwrap();
     mount.hang_syncs(true).unwrap();
     let mut stream = raw(&gateway);

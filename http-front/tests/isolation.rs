@@ -13,10 +13,12 @@ mod support;
 
 use hyper::Method;
 use nullrun_loadtest::account::Account;
-use nullrun_loadtest::client::{Answer, Caller, Protocol, SdkKey};
+use nullrun_loadtest::client::{Answer, Caller, Connection, Protocol, SdkKey};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use support::Stage;
+use std::time::{Duration, Instant};
+use support::routes::routes;
+use support::{Environment, LAYOUTS, Stage};
 
 const NOBODY: &str = "01a20a99-0000-7000-8000-00000000dead";
 
@@ -27,6 +29,12 @@ struct Known {
     policy: String,
     key_id: String,
     hold: String,
+    /// Another session of the owner.
+    session: String,
+    /// The owner.
+    member: String,
+    invite: String,
+    invited: String,
 }
 
 async fn furnish(stage: &mut Stage, name: &str) -> Known {
@@ -56,35 +64,76 @@ async fn furnish(stage: &mut Stage, name: &str) -> Known {
         .await
         .unwrap();
     let key_id = key.expect(&[201]).unwrap().required("id").unwrap();
-    let gate = json!({ "operation_id": format!("{name}-op"), "model": "gpt-4o-mini", "max_output_tokens": 1000 });
+    let gate = json!({
+        "operation_id": format!("{name}-op"), "model": "gpt-4o-mini", "max_output_tokens": 1000,
+        "chain_id": format!("{name}-chain"),
+    });
     let caller = Caller::Signed(&account.key, Protocol::V4);
     let hold = connection
         .post("/api/v1/gate", caller, &gate)
         .await
         .unwrap();
     let hold = hold.required("reservation_id").unwrap();
+    let mut elsewhere = account.clone();
+    elsewhere.login(connection).await.unwrap();
+    let session = connection
+        .get("/api/v1/auth/session", elsewhere.operator())
+        .await
+        .unwrap();
+    let member = session.body["user"]["id"].as_str().unwrap().to_owned();
+    let session = session.required("session_id").unwrap();
+    let invited = format!("{name}-invited@example.com");
+    let invite = json!({ "email": invited, "role": "viewer" });
+    let path = account.path("/invites");
+    let invite = connection.post(&path, account.operator(), &invite).await;
+    let invite = invite.unwrap().required("id").unwrap();
+    // Its mail ends in the outbox behind the answer.
+    let sent = async |connection: &mut Connection| {
+        let listed = connection.get(&path, account.operator()).await.unwrap();
+        listed.body["data"][0]["send_status"] == "sent"
+    };
+    while !sent(connection).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     Known {
         account,
         workflow_name: name.to_owned(),
         policy,
         key_id,
         hold,
+        session,
+        member,
+        invite,
+        invited,
     }
 }
 
-/// The ledger of an org, as its owner sees it.
+/// An org as its owner sees it: its ledger, its holds with their times, all it has.
 async fn ledger(stage: &mut Stage, known: &Known) -> Value {
-    let status = known.account.path("/status");
-    let mut answer = stage
+    let mut whole = json!({});
+    let sessions = stage
         .connection
-        .get(&status, known.account.operator())
+        .get("/api/v1/auth/sessions", known.account.operator())
         .await
-        .unwrap()
-        .body;
-    for volatile in ["as_of_lsn", "burn_cents_per_hour"] {
-        answer.as_object_mut().unwrap().remove(volatile);
+        .unwrap();
+    whole["sessions"] = sessions.expect(&[200]).unwrap().body;
+    for rest in [
+        "",
+        "/status",
+        "/holds",
+        "/workflows",
+        "/policies",
+        "/api-keys",
+        "/members",
+        "/invites",
+    ] {
+        let mut shown = stage.see(&known.account, rest).await;
+        for volatile in ["as_of_lsn", "burn_cents_per_hour"] {
+            shown.as_object_mut().unwrap().remove(volatile);
+        }
+        whole[rest] = shown;
     }
-    answer
+    whole
 }
 
 /// An answer without what differs between any two answers.
@@ -99,44 +148,35 @@ fn blurred(answer: &Answer, ids: &[&str]) -> String {
     format!("{} {text}", answer.status)
 }
 
-/// Methods and path patterns of the router, read from its source: a new route must be tried here.
-fn routes() -> BTreeSet<(Method, String)> {
-    let source = include_str!("../src/routes.rs");
-    let mut routes = BTreeSet::new();
-    for rest in source.split(".route(").skip(1).map(str::trim_start) {
-        let path = if rest.starts_with("org,") {
-            "/api/v1/orgs/{org}".to_owned()
-        } else if let Some(rest) = rest.strip_prefix("&at(\"") {
-            format!("/api/v1/orgs/{{org}}{}", rest.split('"').next().unwrap())
-        } else if let Some(rest) = rest.strip_prefix('"') {
-            rest.split('"').next().unwrap().to_owned()
-        } else {
-            continue; // Health and its aliases: no ids, no callers.
-        };
-        for (word, method) in [
-            ("get(", Method::GET),
-            ("post(", Method::POST),
-            ("patch(", Method::PATCH),
-            ("delete(", Method::DELETE),
-        ] {
-            if rest.contains(word) {
-                routes.insert((method, path.clone()));
-            }
-        }
-    }
-    assert!(
-        routes.len() > 25,
-        "the router's source no longer looks as this test reads it"
-    );
-    routes
-}
-
-/// Routes that take no id and no caller, or make a new account.
-const OPEN: [&str; 8] = [
+/// Routes that take no id and no caller, or make a new account; and those about the caller alone,
+/// which name nothing of anybody else. Whoever has an invitation's token was invited.
+const OPEN: [&str; 29] = [
+    "/api/v1/orgs",
+    "/api/v1/invites/{token}",
+    "/api/v1/invites/{token}/accept",
+    "/api/v1/invites/{token}/decline",
+    "/invite",
+    "/api/v1/plans",
+    // Who runs the gateway sees every org, and the first account does.
+    "/api/v1/admin/orgs",
     "/api/v1/capabilities",
     "/api/v1/policies",
     "/api/v1/auth/register",
     "/api/v1/auth/login",
+    "/api/v1/auth/logout",
+    "/api/v1/auth/session",
+    "/api/v1/auth/sessions",
+    "/api/v1/auth/user",
+    "/api/v1/auth/password",
+    "/api/v1/auth/password/forgot",
+    "/api/v1/auth/password/reset",
+    "/api/v1/auth/email/send",
+    "/api/v1/auth/email/verify",
+    "/api/v1/auth/oauth/register",
+    "/api/v1/auth/oauth/{provider}/start",
+    "/api/v1/auth/oauth/{provider}/callback",
+    "/reset-password",
+    "/verify-email",
     "/health/ready",
     "/health/startup",
     "/floor",
@@ -146,7 +186,7 @@ const OPEN: [&str; 8] = [
 fn body(path: &str, b: &Known) -> Value {
     match path {
         "/api/v1/cancel" => json!({ "execution_id": b.hold }),
-        "/api/v1/heartbeat" => json!({ "chain_id": b.hold }),
+        "/api/v1/heartbeat" => json!({ "chain_id": format!("{}-chain", b.workflow_name) }),
         "/api/v1/track" => {
             json!({ "reservation_id": b.hold, "workflow_id": b.account.workflow, "tokens": 0 })
         }
@@ -164,9 +204,14 @@ fn body(path: &str, b: &Known) -> Value {
             "name": "x", "policy_type": "ToolBlock", "scope": "Workflow", "scope_id": b.account.workflow,
             "config": { "tool_pattern": ["x"] },
         }),
+        path if path.ends_with("/invites") => json!({ "email": "x@example.com", "role": "owner" }),
+        path if path.contains("/members/") => json!({ "role": "viewer" }),
+        path if path.ends_with("/release") => json!({ "reason": "taken over" }),
         path if path.ends_with("/pause")
             || path.ends_with("/resume")
-            || path.ends_with("/kill") =>
+            || path.ends_with("/kill")
+            || path.ends_with("/rotate")
+            || path.ends_with("/resend") =>
         {
             json!({})
         }
@@ -181,6 +226,14 @@ fn fill(path: &str, org: &str, b: &Known, nobody: bool) -> String {
         &b.policy
     } else if path.contains("/api-keys/") {
         &b.key_id
+    } else if path.contains("/holds/") {
+        &b.hold
+    } else if path.contains("/sessions/") {
+        &b.session
+    } else if path.contains("/members/") {
+        &b.member
+    } else if path.contains("/invites/") {
+        &b.invite
     } else {
         &b.account.workflow
     };
@@ -191,7 +244,15 @@ fn fill(path: &str, org: &str, b: &Known, nobody: bool) -> String {
 
 #[tokio::test]
 async fn one_org_learns_and_changes_nothing_of_another() {
-    let mut stage = Stage::start(&[]);
+    for (name, layout) in LAYOUTS {
+        let began = Instant::now();
+        across_the_border(layout).await;
+        println!("{name}: {:?}", began.elapsed());
+    }
+}
+
+async fn across_the_border(layout: Environment) {
+    let mut stage = Stage::start(layout);
     let a = furnish(&mut stage, "alpha").await;
     let b = furnish(&mut stage, "bravo").await;
     let before = ledger(&mut stage, &b).await;
@@ -237,6 +298,10 @@ async fn one_org_learns_and_changes_nothing_of_another() {
                         policy: NOBODY.into(),
                         key_id: NOBODY.into(),
                         hold: NOBODY.into(),
+                        session: NOBODY.into(),
+                        member: NOBODY.into(),
+                        invite: NOBODY.into(),
+                        invited: NOBODY.into(),
                     };
                     let payload = body(&path, &nobody);
                     let alike = stage
@@ -258,11 +323,25 @@ async fn one_org_learns_and_changes_nothing_of_another() {
                     let (got, other) = (blurred(&answer, &theirs), blurred(&alike, &[NOBODY]));
                     assert_eq!(got, other, "{words} tells more than for an unknown id");
                 }
-                for secret in [&b.policy, &b.key_id, &b.account.email] {
-                    let own_words = asked.contains(secret.as_str());
+                // What was asked may come back; nothing else of b may.
+                let said = format!("{asked} {}", payload.cloned().unwrap_or_default());
+                for secret in [
+                    &b.policy,
+                    &b.key_id,
+                    &b.session,
+                    &b.member,
+                    &b.invite,
+                    &b.invited,
+                    &b.account.email,
+                    &b.hold,
+                    &b.account.workflow,
+                    &b.workflow_name,
+                    &b.account.org,
+                ] {
+                    let own_words = said.contains(secret.as_str());
                     assert!(
                         own_words || !text.contains(secret.as_str()),
-                        "{words} shows {secret}"
+                        "{words} shows {secret}: {text}"
                     );
                 }
             }
@@ -286,6 +365,49 @@ async fn one_org_learns_and_changes_nothing_of_another() {
         cancelled.body["already_canceled"], false,
         "b's hold was ended by a"
     );
+}
+
+#[tokio::test]
+async fn a_filter_or_a_header_that_names_anothers_workflow_is_as_good_as_an_unknown_one() {
+    let mut stage = Stage::start(LAYOUTS[5].1);
+    let a = furnish(&mut stage, "alpha").await;
+    let b = furnish(&mut stage, "bravo").await;
+    let before = ledger(&mut stage, &b).await;
+    let theirs = [b.account.workflow.as_str(), &b.workflow_name, "bravo-ext"];
+    let listed = format!("/holds?workflow_id={}", b.account.workflow);
+    assert_eq!(stage.see(&a.account, &listed).await["data"], json!([]));
+    // A cursor is a place in one's own list, whoever's it is: what comes behind it is one's own.
+    let listed = format!("/holds?cursor={}", b.hold);
+    let listed = stage.see(&a.account, &listed).await.to_string();
+    assert!(!listed.contains(&b.hold) && !listed.contains(&b.account.workflow));
+    let connection = &mut stage.connection;
+    let free = a.account.create_key(connection, None, None).await.unwrap();
+    for (path, body) in [
+        ("/api/v1/gate", json!({})),
+        ("/api/v1/execute", json!({})),
+        ("/api/v1/check", json!({})),
+        ("/api/v1/heartbeat", json!({ "chain_id": "bravo-chain" })),
+        (
+            "/api/v1/track",
+            json!({ "tokens": 0, "reservation_id": b.hold }),
+        ),
+    ] {
+        for name in theirs {
+            let mut answers = Vec::new();
+            for name in [name, NOBODY] {
+                let key = free.key.clone().for_workflow(name);
+                let answer = stage
+                    .connection
+                    .post_signed(path, &key, &body)
+                    .await
+                    .unwrap();
+                assert!(!answer.is_allow(), "{path} for {name}");
+                answers.push(blurred(&answer, &[name, &b.workflow_name]));
+            }
+            assert_eq!(answers[0], answers[1], "{path} for {name}");
+        }
+    }
+    assert_eq!(ledger(&mut stage, &b).await, before);
 }
 
 #[tokio::test]

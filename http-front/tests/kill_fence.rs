@@ -1,4 +1,5 @@
-//! A kill is a fence: nothing that starts after its 200 is allowed, retries included.
+//! A kill is a fence: nothing that starts after its 200 is allowed, retries included, whatever the
+//! number of shards and wherever they run.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +11,7 @@
 mod support;
 
 use nullrun_loadtest::kill_fence::{self, Params};
-use support::{Scale, scale, target};
+use support::{LAYOUTS, Scale, scale, target_in, with_each};
 
 fn params() -> Params {
     match scale() {
@@ -21,18 +22,27 @@ fn params() -> Params {
 
 #[test]
 fn no_gate_that_starts_after_a_kills_200_is_allowed() {
-    let report = kill_fence::run(&target(), &params()).unwrap();
-    println!("{report}");
-    assert!(report.violations.is_empty(), "{report}");
+    let params = params();
+    with_each(&LAYOUTS, |layout| {
+        let report = kill_fence::run(&target_in(layout), &params).unwrap();
+        println!("{report}");
+        assert!(report.violations.is_empty(), "{layout:?}: {report}");
+    });
 }
 
 #[test]
 fn the_fence_test_notices_when_the_fence_is_removed() {
-    let unfenced = target().env("NULLRUN_TEST_FAULT", "no-kill-fence");
-    let report = kill_fence::run(&unfenced, &params()).unwrap();
-    println!("{report}");
-    assert!(
-        !report.violations.is_empty(),
-        "nothing was noticed: {report}"
-    );
+    let params = Params {
+        rounds: 5,
+        ..params()
+    };
+    with_each(&LAYOUTS, |layout| {
+        let unfenced = target_in(layout).env("NULLRUN_TEST_FAULT", "no-kill-fence");
+        let report = kill_fence::run(&unfenced, &params).unwrap();
+        println!("noticed {} times", report.violations.count());
+        assert!(
+            !report.violations.is_empty(),
+            "{layout:?}: nothing was noticed: {report}"
+        );
+    });
 }

@@ -1,268 +1,285 @@
-//! `/orgs/{org}`: settings, the single-call status, and the proof of the ledger.
+//! `/orgs` and `/orgs/{org_id}`: mine, a further one, settings, the end of one.
 
-use super::workflows::period;
-use super::{Admitted, admit, cents, nullable, unexpected};
 use crate::app::App;
-use crate::clock;
 use crate::error::{ApiError, ApiResult};
+use crate::manage::auth::{RoleName, address, done, no_content};
+use crate::manage::caps::PeriodName;
+use crate::manage::policies::words::CompositionName;
+use crate::manage::{Admitted, List, Page, admit, cents, nullable};
+use crate::openapi::{
+    BodyErrors, ConflictError, OrgErrors, OrgPath, PageQuery, QueryErrors, SessionErrors,
+};
 use crate::sdk::decision::json_response;
-use crate::sign_in::Keys;
+use crate::sign_in::{self, Keys};
+use crate::{clock, hash, request};
 use axum::extract::{Path, Request, State};
-use engine::command::{Command, OrgView, Outcome};
-use engine::directory::OrgEntry;
-use engine::manage::{Manage, Managed};
+use engine::directory::{Directory, OrgEntry};
+use engine::manage::{Manage, NewOrg, OrgPatch};
 use http::StatusCode;
-use persist::record::{Composition, Role};
-use persist::{Lsn, Nanos, OrgId};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use persist::record::Role;
+use persist::{Nanos, OrgId, UserId, WorkflowId};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-#[derive(Deserialize)]
+/// The routes here.
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(index, create))
+        .routes(routes!(get, patch, remove))
+}
+
+/// An organization, as one of its members sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Organization)]
+pub struct Shown {
+    /// Never changes; there is no other name in paths.
+    #[schema(example = "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b")]
+    id: String,
+    #[schema(example = "Analytical Engines")]
+    name: String,
+    /// What I am in it.
+    role: RoleName,
+    #[schema(example = "self-hosted")]
+    plan: String,
+    #[schema(example = "ops@example.com")]
+    contact_email: Option<String>,
+    /// The cap over all its workflows in a period; null for none.
+    budget_cents: Option<i64>,
+    budget_period: PeriodName,
+    composition: CompositionName,
+    created_at: String,
+}
+
+impl Shown {
+    /// As this person sees it, who belongs to it.
+    #[must_use]
+    pub fn of(directory: &Directory, org: OrgId, user: UserId) -> Option<Self> {
+        let org = directory.org(org)?;
+        Some(Self::to(org, org.role(user)?))
+    }
+
+    fn to(org: &OrgEntry, role: Role) -> Self {
+        let contact_email = (!org.contact_email.is_empty()).then(|| org.contact_email.to_string());
+        Self {
+            id: org.id.to_string(),
+            name: org.name.to_string(),
+            role: RoleName::of(role),
+            plan: org.plan.to_string(),
+            contact_email,
+            budget_cents: org.budget.map(Nanos::cents_down),
+            budget_period: PeriodName::of(org.period),
+            composition: CompositionName::of(org.composition),
+            created_at: clock::rfc3339(org.created_at),
+        }
+    }
+}
+
+/// The org as who changed it sees it now.
+fn shown(app: &App, org: OrgId, user: UserId, status: StatusCode) -> ApiResult {
+    let shown = Shown::of(&app.directory(), org, user);
+    let shown = shown.ok_or_else(|| ApiError::not_found("organization"))?;
+    Ok(json_response(status, &shown))
+}
+
+/// An organization to be made.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OrganizationCreate)]
+struct Create {
+    #[schema(min_length = 1, max_length = 100, example = "Difference Engines")]
+    name: String,
+    /// Where to write to about it; my own address if it is left out.
+    #[schema(max_length = 254, example = "ops@example.com")]
+    contact_email: Option<String>,
+}
+
+/// What changes in an organization; at least one field. Its id and its plan cannot.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = OrganizationPatch)]
 struct Patch {
+    #[schema(min_length = 1, max_length = 100)]
     name: Option<String>,
+    /// Null for none.
     #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>, max_length = 254, example = "ops@example.com")]
+    contact_email: Option<Option<String>>,
+    /// Null for none, 0 lets nothing be spent.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 900000000000_i64, example = 50000)]
     budget_cents: Option<Option<i64>>,
+    budget_period: Option<PeriodName>,
     composition: Option<CompositionName>,
 }
 
-#[derive(Deserialize, Clone, Copy)]
-#[serde(rename_all = "snake_case")]
-enum CompositionName {
-    FirstMatch,
-    MostRestrictive,
+impl Patch {
+    const fn is_empty(&self) -> bool {
+        matches!(
+            self,
+            Self {
+                name: None,
+                contact_email: None,
+                budget_cents: None,
+                budget_period: None,
+                composition: None,
+            }
+        )
+    }
 }
 
-fn show(org: &OrgEntry) -> Value {
-    let composition = match org.composition {
-        Composition::FirstMatch => "first_match",
-        Composition::MostRestrictive => "most_restrictive",
-    };
-    json!({
-        "id": org.id.to_string(),
-        "name": org.name,
-        "plan": org.plan,
-        "budget_cents": org.budget.map(Nanos::cents_down),
-        "composition": composition,
-        "created_at": clock::rfc3339(org.created_at),
-    })
-}
-
-/// `GET /orgs/{org}`.
-pub async fn get(
-    State(app): State<Arc<App>>,
-    Path(org): Path<String>,
-    request: Request,
-) -> ApiResult {
-    let Admitted { org, .. } = admit(&app, &org, request, Role::Viewer, Keys::Refused).await?;
+/// List the organizations I belong to, oldest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/orgs",
+    operation_id = "list_organizations",
+    tag = "organizations",
+    security(("session" = []), ("cookie" = [])),
+    params(PageQuery),
+    responses(
+        (status = 200, description = "My organizations, with my role in each", body = List<Shown>),
+        QueryErrors, SessionErrors
+    )
+)]
+async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+    let query = request.uri().query().map(str::to_owned);
+    let received = request::receive(request).await?;
+    let user = sign_in::person(&app, &received)?.user;
+    let page = Page::parse(query.as_deref(), &[])?;
+    let mut mine: Vec<_> = user.orgs.iter().copied().collect();
+    mine.sort_unstable();
+    let (page, next) = page.of(mine.into_iter())?;
     let directory = app.directory();
-    let entry = directory
-        .org(org)
-        .ok_or_else(|| ApiError::not_found("organization"))?;
-    Ok(json_response(StatusCode::OK, &show(entry)))
+    let shown = page.iter();
+    let shown = shown.filter_map(|org| Shown::of(&directory, *org, user.id));
+    Ok(json_response(
+        StatusCode::OK,
+        &List::new(shown.collect(), next),
+    ))
 }
 
-/// `PATCH /orgs/{org}`.
-pub async fn patch(
+/// Make a further organization. I am its owner, and it has a workflow, `default`; keys are minted with
+/// POST /api/v1/orgs/{org_id}/api-keys.
+#[utoipa::path(
+    post,
+    path = "/api/v1/orgs",
+    operation_id = "create_organization",
+    tag = "organizations",
+    security(("session" = []), ("cookie" = [])),
+    request_body = Create,
+    responses(
+        (status = 201, description = "Made", body = Shown),
+        BodyErrors, SessionErrors
+    )
+)]
+async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+    let received = request::receive(request).await?;
+    let by = sign_in::person(&app, &received)?.user.id;
+    let body: Create = received.json()?;
+    let contact_email = body.contact_email.as_deref();
+    let contact_email = contact_email.map(|text| address("contact_email", text));
+    let now = clock::now();
+    let org = OrgId(hash::new_id(now));
+    let new = NewOrg {
+        org,
+        by,
+        name: body.name.trim().to_owned(),
+        contact_email: contact_email.transpose()?,
+        workflow: WorkflowId(hash::new_id(now)),
+        workflow_name: "default".to_owned(),
+    };
+    done(&app, Manage::CreateOrg(Box::new(new))).await?;
+    shown(&app, org, by, StatusCode::CREATED)
+}
+
+/// Get an organization.
+#[utoipa::path(
+    get,
+    path = "/api/v1/orgs/{org_id}",
+    operation_id = "get_organization",
+    tag = "organizations",
+    security(("session" = []), ("cookie" = [])),
+    params(OrgPath),
+    responses((status = 200, description = "The organization", body = Shown), OrgErrors)
+)]
+async fn get(State(app): State<Arc<App>>, Path(org): Path<String>, request: Request) -> ApiResult {
+    let admitted = admit(&app, &org, request, Role::Viewer, Keys::Refused).await?;
+    shown(&app, admitted.org, admitted.person()?, StatusCode::OK)
+}
+
+/// Change an organization's settings. Takes an admin.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/orgs/{org_id}",
+    operation_id = "update_organization",
+    tag = "organizations",
+    security(("session" = []), ("cookie" = [])),
+    params(OrgPath),
+    request_body = Patch,
+    responses(
+        (status = 200, description = "As it is now", body = Shown),
+        BodyErrors, OrgErrors
+    )
+)]
+async fn patch(
     State(app): State<Arc<App>>,
     Path(org): Path<String>,
     request: Request,
 ) -> ApiResult {
     let admitted = admit(&app, &org, request, Role::Admin, Keys::Refused).await?;
     let body: Patch = admitted.received.json()?;
+    if body.is_empty() {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "nothing_to_change",
+            "send at least one of name, contact_email, budget_cents, budget_period, composition",
+        ));
+    }
+    let contact_email = body.contact_email.map(|text| match text {
+        Some(text) => address("contact_email", &text),
+        None => Ok(String::new()),
+    });
     let patch = Manage::PatchOrg {
         org: admitted.org,
         actor: admitted.actor(),
-        name: body.name,
-        budget: body.budget_cents.map(cents),
-        composition: body.composition.map(|name| match name {
-            CompositionName::FirstMatch => Composition::FirstMatch,
-            CompositionName::MostRestrictive => Composition::MostRestrictive,
-        }),
-    };
-    let reply = app.call(Command::Manage(Box::new(patch))).await?;
-    match &reply.outcome {
-        Outcome::Managed(managed) => match managed.as_ref() {
-            Managed::Org(org) => Ok(json_response(StatusCode::OK, &show(org))),
-            _ => Err(unexpected(&reply)),
+        patch: OrgPatch {
+            name: body.name.map(|name| name.trim().to_owned()),
+            contact_email: contact_email.transpose()?,
+            plan: None,
+            budget: body.budget_cents.map(cents),
+            period: body.budget_period.map(PeriodName::kind),
+            composition: body.composition.map(CompositionName::kind),
         },
-        _ => Err(unexpected(&reply)),
-    }
-}
-
-async fn read(app: &App, org: OrgId) -> ApiResult<(Box<OrgView>, Lsn)> {
-    let reply = app.call(Command::ReadOrg { org }).await?;
-    match reply.outcome {
-        Outcome::Org(view) => Ok((view, reply.as_of)),
-        _ => Err(unexpected(&reply)),
-    }
-}
-
-/// `GET /orgs/{org}/status`: spend, budget, time to exhaustion, rate, plan, and each workflow's
-/// state, in one call, from the ledger that enforcement uses.
-pub async fn status(
-    State(app): State<Arc<App>>,
-    Path(org): Path<String>,
-    request: Request,
-) -> ApiResult {
-    let Admitted { org, .. } = admit(&app, &org, request, Role::Viewer, Keys::MayRead).await?;
-    let (view, as_of) = read(&app, org).await?;
-    let remaining = view.budget.map(|cap| cap - view.spent - view.held);
-    let workflows: Vec<_> = view
-        .workflows
-        .iter()
-        .map(|workflow| {
-            json!({
-                "workflow_id": workflow.entry.id.to_string(),
-                "name": workflow.entry.name,
-                "state": workflow.state.name(),
-                "version": workflow.version,
-                "reason": workflow.reason,
-                "updated_at": workflow.state_since.secs(),
-                "budget_cents": workflow.entry.budget.map(Nanos::cents_down),
-                "spent_nanos": workflow.spent.0,
-                "held_nanos": workflow.held.0,
-                "remaining_nanos": workflow.remaining().map(|n| n.0),
-            })
-        })
-        .collect();
-    let body = json!({
-        "organization_id": org.to_string(),
-        "as_of_lsn": as_of.0,
-        "period": period(&view.period),
-        "current_spend_cents": view.spent.cents_half_up(),
-        "held_cents": view.held.cents_up(),
-        "budget_cents": view.budget.map(Nanos::cents_down),
-        "remaining_cents": remaining.map(Nanos::cents_down),
-        "spent_nanos": view.spent.0,
-        "held_nanos": view.held.0,
-        "remaining_nanos": remaining.map(|n| n.0),
-        "in_debt": remaining.is_some_and(|n| n.0 < 0),
-        "lifetime_spent_nanos": view.lifetime.0,
-        "time_to_exhaustion_secs": view.exhausted_in_secs,
-        "time_to_exhaustion": view.exhausted_in_secs,
-        "burn_cents_per_hour": view.burn_per_hour.cents_half_up(),
-        "rate_used": view.rate_used,
-        "rate_limit_per_min": view.rate_limit,
-        "plan_caps": {},
-        "workflows": workflows,
-    });
-    Ok(json_response(StatusCode::OK, &body))
-}
-
-/// `GET /orgs/{org}/ledger/verify`: folds the log from its first record and compares every sum with
-/// the live ledger, to the nano-dollar.
-pub async fn verify(
-    State(app): State<Arc<App>>,
-    Path(org): Path<String>,
-    request: Request,
-) -> ApiResult {
-    let Admitted { org, .. } = admit(&app, &org, request, Role::Viewer, Keys::Refused).await?;
-    let one_at_a_time = Arc::clone(&app.verifying)
-        .acquire_owned()
-        .await
-        .map_err(|_| ApiError::unavailable("shutting_down", "the gateway is stopping"))?;
-    let (view, as_of) = read(&app, org).await?;
-    let rebuild = app.rebuild.clone();
-    let replayed = tokio::task::spawn_blocking(move || {
-        // It goes on when the asker hangs up, and so does its turn.
-        let _turn = one_at_a_time;
-        rebuild.replay(as_of)
-    })
-    .await;
-    let engine = match replayed {
-        Ok(Ok(engine)) => engine,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the ledger cannot be recomputed");
-            return Err(unreadable());
-        }
-        Err(_) => return Err(unreadable()),
     };
-    Ok(json_response(
-        StatusCode::OK,
-        &compare(&view, as_of, org, &engine),
-    ))
+    done(&app, patch).await?;
+    shown(&app, admitted.org, admitted.person()?, StatusCode::OK)
 }
 
-fn unreadable() -> ApiError {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "internal_error",
-        "the log cannot be read back; the gateway's log says why",
+/// Delete an organization, for good: its workflows, policies, members and invitations are gone, and its
+/// API keys are refused as revoked from the answer on. Takes an owner who is its last member (409
+/// `org_has_members` otherwise). What was spent stays in the log.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/orgs/{org_id}",
+    operation_id = "delete_organization",
+    tag = "organizations",
+    security(("session" = []), ("cookie" = [])),
+    params(OrgPath),
+    responses(
+        (status = 204, description = "It is gone"),
+        OrgErrors, ConflictError
     )
-}
-
-fn compare(view: &OrgView, as_of: Lsn, org: OrgId, engine: &engine::Engine) -> Value {
-    let sums = |spent: Nanos, held: Nanos| json!({ "spent_nanos": spent.0, "held_nanos": held.0 });
-    let mut mismatches = Vec::new();
-    let mut check = |what: String, live: (Nanos, Nanos), again: (Nanos, Nanos)| {
-        if live != again {
-            mismatches.push(json!({
-                "what": what,
-                "live": sums(live.0, live.1),
-                "recomputed": sums(again.0, again.1),
-            }));
-        }
-    };
-    let account = engine.shard().orgs.get(&org).copied().unwrap_or_default();
-    let again = account.in_period(&view.period);
-    check(
-        format!("organization {org}"),
-        (view.spent, view.held),
-        (again.spent, again.held),
-    );
-    let mut from_workflows = (Nanos::ZERO, Nanos::ZERO);
-    let workflows: Vec<_> = view
-        .workflows
-        .iter()
-        .map(|live| {
-            let id = live.entry.id;
-            let workflow = engine.shard().workflow(id);
-            let again = workflow
-                .map(|w| w.account.in_period(&view.period))
-                .unwrap_or_default();
-            from_workflows = (
-                from_workflows.0 + again.spent,
-                from_workflows.1 + again.held,
-            );
-            check(
-                format!("workflow {id}"),
-                (live.spent, live.held),
-                (again.spent, again.held),
-            );
-            json!({
-                "workflow_id": id.to_string(),
-                "live": sums(live.spent, live.held),
-                "recomputed": sums(again.spent, again.held),
-            })
-        })
-        .collect();
-    check(
-        "sum of workflows".to_owned(),
-        (view.spent, view.held),
-        from_workflows,
-    );
-    for (key, spent, held) in &view.keys {
-        let again = engine
-            .shard()
-            .keys
-            .get(key)
-            .map(|a| a.in_period(&view.period))
-            .unwrap_or_default();
-        check(
-            format!("key {key}"),
-            (*spent, *held),
-            (again.spent, again.held),
-        );
-    }
-    json!({
-        "verified": mismatches.is_empty(),
-        "as_of_lsn": as_of.0,
-        "period": period(&view.period),
-        "live": sums(view.spent, view.held),
-        "recomputed": sums(again.spent, again.held),
-        "workflows": workflows,
-        "mismatches": mismatches,
-    })
+)]
+async fn remove(
+    State(app): State<Arc<App>>,
+    Path(org): Path<String>,
+    request: Request,
+) -> ApiResult {
+    let admitted = admit(&app, &org, request, Role::Owner, Keys::Refused).await?;
+    let Admitted { org, .. } = admitted;
+    let by = admitted.person()?;
+    done(&app, Manage::RemoveOrg { org, by }).await?;
+    Ok(no_content())
 }

@@ -1,10 +1,13 @@
 //! `/gate`, `/execute`, `/check`: may this call run?
 
-use super::decision::{Echo, Style, render, reservation};
+use super::decision::{Answers, Echo, Style, render, reservation};
 use super::number;
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::hash;
+use crate::openapi::{
+    BodyErrors, KeyError, ProtocolHeader, SignatureHeaders, StrictHeader, WorkflowHeader,
+};
 use crate::request::{self, Received};
 use crate::shards::Unanswered;
 use crate::sign_in::{self, Caller, Denied, Signing};
@@ -12,7 +15,7 @@ use crate::{clock, text};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::code::Code;
-use engine::command::{Ask, Command, Decision, Outcome, Protocol};
+use engine::command::{Ask, ChainAsk, Command, Decision, Outcome, Protocol};
 use engine::directory::KeyEntry;
 use engine::engine::refused;
 use engine::limits;
@@ -21,38 +24,104 @@ use persist::{HoldId, WorkflowId};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-/// What is read of a request; clients send more, which is not needed to decide.
-#[derive(Debug, Deserialize)]
+/// The routes here.
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(gate))
+        .routes(routes!(execute))
+        .routes(routes!(check))
+}
+
+/// A call that asks whether it may run. Clients send more, which is not needed to decide.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Call, example = json!({
+    "operation_id": "3f983b39-8559-45af-a804-487542e94b1c", "model": "gpt-4o-mini",
+    "tools": ["send_mail"], "estimated_tokens": 1200, "max_output_tokens": 500
+}))]
 struct Body {
+    /// Must be the key's, if it is there.
     organization_id: Option<String>,
+    /// Of `/execute`: the `reservation_id` of its gate, whose hold it then runs on.
     execution_id: Option<String>,
     trace_id: Option<String>,
+    /// One tool; it adds to `tools`.
+    #[schema(max_length = 256)]
     tool: Option<String>,
+    /// The tools the call will run.
+    #[schema(max_items = 128)]
     tools: Option<Vec<String>>,
+    #[schema(example = "gpt-4o-mini")]
     model: Option<String>,
+    /// Prompt tokens; 0 and 1 mean that they are not known.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     estimated_tokens: u64,
+    /// The most the model may write.
     #[serde(default, deserialize_with = "number::maybe")]
+    #[schema(maximum = 1000000000000_u64)]
     max_output_tokens: Option<u64>,
+    /// Makes a repeated request the same request, and a gate and its execute one call.
     operation_id: Option<String>,
     approval_id: Option<String>,
     action_digest: Option<String>,
+    /// The chain of calls it belongs to.
+    #[schema(max_length = 128)]
+    chain_id: Option<String>,
+    /// `end` ends the chain.
     chain_op: Option<String>,
+    /// The most the chain may spend, if this call begins it.
+    #[schema(minimum = 0, maximum = 900000000000_i64)]
+    max_cents: Option<i64>,
 }
 
-/// `POST /api/v1/gate`.
-pub async fn gate(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+/// Ask before a step of an agent: policies, rates and budgets decide, and money is held for it.
+#[utoipa::path(
+    post,
+    path = "/api/v1/gate",
+    operation_id = "gate",
+    tag = "agents",
+    security(("api_key" = [])),
+    params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
+    request_body = Body,
+    responses(Answers<'_>, BodyErrors, KeyError)
+)]
+async fn gate(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     decide(&app, request, Endpoint::Gate).await
 }
 
-/// `POST /api/v1/execute`.
-pub async fn execute(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+/// Ask before a tool runs: the same questions as at the gate. With the reservation of a gate it runs on
+/// that hold; without one it gets its own.
+#[utoipa::path(
+    post,
+    path = "/api/v1/execute",
+    operation_id = "execute",
+    tag = "agents",
+    security(("api_key" = [])),
+    params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
+    request_body = Body,
+    responses(Answers<'_>, BodyErrors, KeyError)
+)]
+async fn execute(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     decide(&app, request, Endpoint::Execute).await
 }
 
-/// `POST /api/v1/check`.
-pub async fn check(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+/// Ask whether a call of this size would find its workflow running and its budgets open. Nothing is held
+/// or counted.
+#[utoipa::path(
+    post,
+    path = "/api/v1/check",
+    operation_id = "check",
+    tag = "agents",
+    security(("api_key" = [])),
+    params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
+    request_body = Body,
+    responses(Answers<'_>, BodyErrors, KeyError)
+)]
+async fn check(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     decide(&app, request, Endpoint::Check).await
 }
 
@@ -80,19 +149,22 @@ async fn decide(app: &App, request: Request, endpoint: Endpoint) -> ApiResult {
     );
     let caller = match signed_in {
         Ok(caller) => caller,
-        Err(denied) => return denied_answer(denied, &received, style),
+        Err(denied) => return denied_answer(app, denied, &received, style),
     };
     let body: Body = received.json()?;
     let echo = Echo {
         operation_id: body.operation_id.as_deref(),
         execution_id: body.execution_id.as_deref(),
         digest: body.action_digest.as_deref(),
+        request_id: received.header("x-request-id"),
     };
     let decision = match ask(app, &caller, &body, &received, style) {
         Err(refusal) => *refusal,
         Ok(_) if app.is_stopping() => stopping(),
+        Ok(_) if !app.log.room().is_plenty() => no_room(),
         Ok(ask) => answer(app, ask).await,
     };
+    app.metrics.decided(endpoint, &decision);
     Ok(render(&decision, echo, style))
 }
 
@@ -100,7 +172,7 @@ async fn answer(app: &App, ask: Ask) -> Decision {
     let patience = Duration::from_millis(app.config.admission_deadline_ms);
     match app.shards.ask(Command::Ask(Box::new(ask)), patience).await {
         Ok(reply) => match reply.outcome {
-            Outcome::Decision(decision) => *decision,
+            Outcome::Decision(decision) => decision,
             _ => stopping(),
         },
         Err(Unanswered::Overloaded) => refused(
@@ -117,6 +189,15 @@ async fn answer(app: &App, ask: Ask) -> Decision {
     }
 }
 
+fn no_room() -> Decision {
+    refused(
+        Code::StorageFull,
+        "the gateway's disk has no room for what it would have to remember; its operator must free \
+         some, or raise NULLRUN_LOG_QUOTA_MIB",
+        Some(5000),
+    )
+}
+
 fn stopping() -> Decision {
     refused(
         Code::ShuttingDown,
@@ -127,7 +208,7 @@ fn stopping() -> Decision {
 
 /// At protocol 4 a 401 stops the agent; before that it would let it go on, so known keys are told
 /// with a block.
-fn denied_answer(denied: Denied, received: &Received, style: Style) -> ApiResult {
+fn denied_answer(app: &App, denied: Denied, received: &Received, style: Style) -> ApiResult {
     let told = match &denied {
         Denied::Known(code, why)
             if style.protocol < Protocol::V4 || *code == Code::MissingScope =>
@@ -144,16 +225,16 @@ fn denied_answer(denied: Denied, received: &Received, style: Style) -> ApiResult
     match told {
         Some((code, why)) => {
             let body: Option<Body> = serde_json::from_slice(&received.body).ok();
-            let echo = body.as_ref().map(|body| Echo {
-                operation_id: body.operation_id.as_deref(),
-                execution_id: body.execution_id.as_deref(),
-                digest: body.action_digest.as_deref(),
-            });
-            Ok(render(
-                &refused(code, why, None),
-                echo.unwrap_or_default(),
-                style,
-            ))
+            let body = body.as_ref();
+            let echo = Echo {
+                operation_id: body.and_then(|body| body.operation_id.as_deref()),
+                execution_id: body.and_then(|body| body.execution_id.as_deref()),
+                digest: body.and_then(|body| body.action_digest.as_deref()),
+                request_id: received.header("x-request-id"),
+            };
+            let decision = refused(code, why, None);
+            app.metrics.decided(style.endpoint, &decision);
+            Ok(render(&decision, echo, style))
         }
         None => Err(denied.into_error()),
     }
@@ -180,59 +261,94 @@ fn ask(
         ));
     }
     let workflow = workflow(app, key, received.header("x-workflow-id"))?;
-    let tools = tools(body)?;
-    let model = body
-        .model
-        .as_deref()
-        .filter(|model| *model != "budget-precheck" && !model.is_empty());
+    let tools = tool_names(body.tools.iter().flatten().chain(&body.tool))?;
+    let model = model(body.model.as_deref());
     let kept = |text: &Option<String>| text.clone().map(|text| text::cut(text, limits::ID_BYTES));
     let digest = body.action_digest.as_deref();
     let now = clock::now();
     let slot = workflow.slot(key.org);
-    let operation = body
-        .operation_id
-        .as_deref()
-        .filter(|id| !id.is_empty())
-        .map(|id| Operation {
-            key: hash::identity(&[
-                b"operation",
-                &workflow.0.to_le_bytes(),
-                endpoint_name(style.endpoint),
-                id.as_bytes(),
-                body.approval_id.as_deref().unwrap_or_default().as_bytes(),
-            ]),
-            fingerprint: hash::identity(&[
-                b"fingerprint",
-                tools.join("\n").as_bytes(),
-                body.tool.as_deref().unwrap_or_default().as_bytes(),
-                model.unwrap_or_default().as_bytes(),
-                &body.estimated_tokens.to_le_bytes(),
-                &body.max_output_tokens.unwrap_or(u64::MAX).to_le_bytes(),
-                digest.unwrap_or_default().as_bytes(),
-            ]) as u64,
-        });
+    let chain = chain(body, workflow)?;
+    let tools_line = tools.join("\n");
+    let id = body.operation_id.as_deref().filter(|id| !id.is_empty());
+    let named = |id: &str| hash::identity(&[b"call", &workflow.0.to_le_bytes(), id.as_bytes()]);
+    let call = id.map(named);
+    let operation = call.map(|call| {
+        let asked = match &body.approval_id {
+            Some(approval) => {
+                hash::identity(&[b"approved", &call.to_le_bytes(), approval.as_bytes()])
+            }
+            None => call,
+        };
+        let says = hash::identity(&[
+            b"fingerprint",
+            tools_line.as_bytes(),
+            body.tool.as_deref().unwrap_or_default().as_bytes(),
+            model.unwrap_or_default().as_bytes(),
+            &body.estimated_tokens.to_le_bytes(),
+            &body.max_output_tokens.unwrap_or(u64::MAX).to_le_bytes(),
+            digest.unwrap_or_default().as_bytes(),
+        ]);
+        Operation::of(asked, style.endpoint, says as u64)
+    });
     Ok(Ask {
         endpoint: style.endpoint,
         protocol: style.protocol,
         org: key.org,
         key: key.id,
         workflow,
+        call,
         operation,
         operation_id: kept(&body.operation_id),
         execution_id: kept(&body.execution_id),
         trace_id: kept(&body.trace_id),
         model: model.map(|model| text::cut(model.to_owned(), limits::NAME_BYTES)),
+        model_lower: model.map(str::to_ascii_lowercase),
+        tools_line,
         tools,
         digest: kept(&body.action_digest),
         estimated_tokens: body.estimated_tokens,
         max_output_tokens: body.max_output_tokens,
+        chain,
         chain_end: ends_chain(body, style.endpoint),
         reservation: reservation(body.execution_id.as_deref()),
         must_find_reservation: style.strict_status
             && style.endpoint == Endpoint::Execute
             && body.execution_id.is_some(),
         new_hold: HoldId::mint(now, slot, u64::from_le_bytes(hash::random())),
+        noted: Vec::new(),
+        figures: None,
     })
+}
+
+/// The chain a request belongs to.
+fn chain(body: &Body, workflow: WorkflowId) -> Result<Option<ChainAsk>, Box<Decision>> {
+    let Some(id) = body.chain_id.as_deref().filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let no = |why: &str| Err(Box::new(refused(Code::ChainIdInvalid, why, None)));
+    if !text::fits_id(id) || text::has_control(id) {
+        return no(&format!(
+            "chain_id takes 1 to {} bytes and no control characters",
+            limits::ID_BYTES
+        ));
+    }
+    if body
+        .max_cents
+        .is_some_and(|cents| !(0..=limits::BUDGET_CENTS).contains(&cents))
+    {
+        return no(&format!("max_cents takes 0 to {}", limits::BUDGET_CENTS));
+    }
+    Ok(Some(ChainAsk {
+        key: chain_key(workflow, id),
+        id: id.to_owned(),
+        cap: body.max_cents.map(persist::Nanos::from_cents),
+    }))
+}
+
+/// A chain's identity: one id in two workflows is two chains.
+#[must_use]
+pub fn chain_key(workflow: WorkflowId, id: &str) -> u128 {
+    hash::identity(&[b"chain", &workflow.0.to_le_bytes(), id.as_bytes()])
 }
 
 /// Does the request end a chain and ask for nothing else? Clients repeat a chain's word on calls that
@@ -251,7 +367,11 @@ fn names(text: &str, key: &KeyEntry) -> bool {
 }
 
 /// The workflow a call counts for: the key's; a key bound to none picks one by header.
-fn workflow(app: &App, key: &KeyEntry, header: Option<&str>) -> Result<WorkflowId, Box<Decision>> {
+pub fn workflow(
+    app: &App,
+    key: &KeyEntry,
+    header: Option<&str>,
+) -> Result<WorkflowId, Box<Decision>> {
     let named = header
         .filter(|text| !text.is_empty())
         .map(|text| app.directory().resolve(key.org, text));
@@ -272,15 +392,23 @@ fn workflow(app: &App, key: &KeyEntry, header: Option<&str>) -> Result<WorkflowI
     }
 }
 
+/// The model a call names; none for the clients' placeholder.
+#[must_use]
+pub fn model(named: Option<&str>) -> Option<&str> {
+    named.filter(|model| *model != "budget-precheck" && !model.is_empty())
+}
+
 /// `tools` and `tool` together, lower case, without doubles.
-fn tools(body: &Body) -> Result<Vec<String>, Box<Decision>> {
+pub fn tool_names<'a>(
+    named: impl Iterator<Item = &'a String>,
+) -> Result<Vec<String>, Box<Decision>> {
     let mut tools = Vec::new();
-    for (index, name) in body.tools.iter().flatten().chain(&body.tool).enumerate() {
+    for (index, name) in named.enumerate() {
         let name = name.trim();
         if name.is_empty() {
             continue;
         }
-        if name.len() > limits::NAME_BYTES || text::has_control(name) || index > limits::TOOLS {
+        if name.len() > limits::NAME_BYTES || text::has_control(name) || index >= limits::TOOLS {
             let why = format!(
                 "a tool name has at most {} bytes and no control characters, and a call at most {} tools",
                 limits::NAME_BYTES,
@@ -294,14 +422,6 @@ fn tools(body: &Body) -> Result<Vec<String>, Box<Decision>> {
         }
     }
     Ok(tools)
-}
-
-const fn endpoint_name(endpoint: Endpoint) -> &'static [u8] {
-    match endpoint {
-        Endpoint::Gate => b"gate",
-        Endpoint::Execute => b"execute",
-        Endpoint::Check => b"check",
-    }
 }
 
 /// `POST /floor`: reads the body and gives a fixed answer of a gate answer's size; for measuring

@@ -2,6 +2,7 @@
 
 pub mod decision;
 pub mod gate;
+pub mod health;
 pub mod misc;
 pub mod number;
 pub mod track;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize as _;
 use serde::de::{Deserializer, Error, Visitor};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::fmt;
 
 /// Reads a count: a number not below 0, null as 0.
@@ -82,16 +82,18 @@ impl<'de> Visitor<'de> for Count {
 
 /// Reads a text; anything else is as good as absent.
 pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(match Value::deserialize(deserializer)? {
-        Value::String(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
+    // Not read further than its kind: what is inside may be too deep, too large or no character.
+    let raw = <&RawValue>::deserialize(deserializer)?.get();
+    Ok(match raw.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(raw).ok(),
+        Some(b'-' | b'0'..=b'9') => Some(raw.to_owned()),
         _ => None,
     })
 }
 
 /// Reads a count; anything else is as good as absent.
 pub fn any_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(Value::deserialize(deserializer)?.as_u64())
+    Ok(<&RawValue>::deserialize(deserializer)?.get().parse().ok())
 }
 
 /// Replaces the bare words `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON does not

@@ -6,39 +6,72 @@ use super::number;
 use crate::app::{App, unanswered};
 use crate::error::{ApiError, ApiResult};
 use crate::hash;
+use crate::manage::workflows::StateName;
+use crate::openapi::{
+    BodyErrors, BusyError, ErrorBody, FaultError, KeyErrors, ProtocolHeader, SignatureHeaders,
+    StrictHeader, WorkflowHeader,
+};
 use crate::request::{self, Received};
 use crate::sign_in::{self, Caller, Denied, Signing};
-use crate::text::cut;
+use crate::text::{self, cut};
 use axum::extract::{Request, State};
-use engine::command::{Command, Outcome, Reported, Track, Tracked};
+use engine::command::{Reported, Tracked};
 use engine::limits;
 use http::StatusCode;
 use persist::record::{Scopes, Tokens};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// The routes here.
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(single))
+        .routes(routes!(batch))
+}
 
 /// Events given to the engine in one command.
 const CHUNK: usize = 1000;
 
-/// One event as clients send it; fields that are not needed are skipped.
-#[derive(Debug, Deserialize)]
+/// Something that happened. Fields that are not needed are skipped.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Event, example = json!({
+    "event_id": "6d1f9f6e-2f7a-4a8e-9a1c-0d8f5f3b7c21", "type": "llm_call",
+    "reservation_id": "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b", "model": "gpt-4o-mini",
+    "input_tokens": 1200, "output_tokens": 340
+}))]
 struct Event {
     // What decides identity and money must be right.
+    /// Makes it count once, however often it is sent.
+    #[schema(min_length = 1, max_length = 128)]
     event_id: Option<String>,
+    /// As the client totalled them.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     tokens: u64,
+    /// Prompt.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     input_tokens: u64,
+    /// Completion, reasoning included.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     output_tokens: u64,
+    /// Read from the provider's cache.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     cache_read_tokens: u64,
+    /// Written to it.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     cache_write_tokens: u64,
+    /// Inside `output_tokens`.
     #[serde(default, deserialize_with = "number::count")]
+    #[schema(value_type = Option<u64>, maximum = 1000000000000_u64)]
     reasoning_tokens: u64,
     // What only describes is taken as it comes: spend is not refused for a strange label.
     #[serde(rename = "type", default, deserialize_with = "number::text")]
@@ -96,11 +129,29 @@ fn parse<'a, T>(
     }
 }
 
-/// `POST /api/v1/track`.
-pub async fn single(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+/// Report an event. Its cost is booked, whatever it is: on the hold it names as far as that reaches,
+/// beyond it in full.
+#[utoipa::path(
+    post,
+    path = "/api/v1/track",
+    operation_id = "track",
+    tag = "agents",
+    security(("api_key" = [])),
+    params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
+    request_body = Event,
+    responses(
+        (status = 200, description = "Booked, or known already", body = Booked),
+        (status = 409, description = "The organization has no workflow", body = ErrorBody),
+        (status = 422, description = "Under X-NullRun-Strict-Status: booked in full, and more than was \
+            reserved", body = ErrorBody),
+        BodyErrors, KeyErrors, FaultError, BusyError
+    )
+)]
+async fn single(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
     let caller = sign_in(&app, &received)?;
     received.check_content_type()?;
+    request::check_object(&received.body)?;
     let event: Event = parse(
         &received.body,
         |b| serde_json::from_slice(b).ok(),
@@ -109,19 +160,9 @@ pub async fn single(State(app): State<Arc<App>>, request: Request) -> ApiResult 
     let event_id = event.event_id.clone();
     let reservation_id = event.reservation_id.clone();
     let event = reported(&app, &caller, event, received.header("x-workflow-id"))?;
-    let track = Track {
-        org: caller.key.org,
-        key: caller.key.id,
-        events: vec![event],
-    };
-    let reply = app
-        .shards
-        .tell(Command::Track(Box::new(track)))
-        .await
-        .map_err(unanswered)?;
-    let Outcome::Tracked(tracked) = reply.outcome else {
-        return Err(unreadable());
-    };
+    let key = &caller.key;
+    let booked = app.shards.book(key.org, key.id, vec![event]).await;
+    let tracked = booked.map_err(unanswered)?;
     let Some(tracked) = tracked.first() else {
         return Err(unreadable());
     };
@@ -138,20 +179,85 @@ pub async fn single(State(app): State<Arc<App>>, request: Request) -> ApiResult 
         .with("overage_nanos", overage.0)
         .with("actual_cost_cents", tracked.cost.cents_half_up()));
     }
-    let body = json!({
-        "event_id": event_id,
-        "idempotent_replay": tracked.duplicate,
-        "cost_nanos": tracked.cost.0,
-        "cost_cents": tracked.cost.cents_half_up(),
-        "cost_source": if tracked.provisional { "provisional" } else { "authoritative" },
-        "confidence": if tracked.provisional { "low" } else { "high" },
-        "processing_mode": "sync",
-        "workflow_id": tracked.workflow.to_string(),
-        "workflow_state": tracked.state.name(),
-        "overage": overage.map(|overage| json!({ "nanos": overage.0, "cents": overage.cents_up() })),
-        "actions_taken": [],
-    });
+    let body = Booked {
+        event_id,
+        idempotent_replay: tracked.duplicate,
+        cost_nanos: tracked.cost.0,
+        cost_cents: tracked.cost.cents_half_up(),
+        cost_source: if tracked.provisional {
+            CostSource::Provisional
+        } else {
+            CostSource::Authoritative
+        },
+        confidence: if tracked.provisional {
+            Confidence::Low
+        } else {
+            Confidence::High
+        },
+        processing_mode: "sync",
+        workflow_id: tracked.workflow.to_string(),
+        workflow_state: StateName::of(tracked.state),
+        overage: overage.map(|overage| Overage {
+            nanos: overage.0,
+            cents: overage.cents_up(),
+        }),
+        actions_taken: [],
+    };
     Ok(json_response(StatusCode::OK, &body))
+}
+
+/// What became of an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventBooked)]
+struct Booked {
+    event_id: Option<String>,
+    /// It was known, and nothing was booked now.
+    idempotent_replay: bool,
+    cost_nanos: i64,
+    /// Half up.
+    cost_cents: i64,
+    cost_source: CostSource,
+    confidence: Confidence,
+    /// Always `sync`: the answer comes when it is durable.
+    #[schema(pattern = "^sync$")]
+    processing_mode: &'static str,
+    /// Where it was booked.
+    workflow_id: String,
+    workflow_state: StateName,
+    /// What was spent beyond the hold; null if nothing was, or there was no hold.
+    overage: Option<Overage>,
+    /// Always empty.
+    #[schema(value_type = Vec<String>, max_items = 0)]
+    actions_taken: [String; 0],
+}
+
+/// Where a price is from.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum CostSource {
+    /// From the price list.
+    Authoritative,
+    /// No price is known; what is booked is corrected when there is one.
+    Provisional,
+}
+
+/// How sure a cost is.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = CostConfidence)]
+enum Confidence {
+    /// Of a known price.
+    High,
+    /// Of a provisional one.
+    Low,
+}
+
+/// What was spent beyond a hold.
+#[derive(Serialize, ToSchema)]
+struct Overage {
+    nanos: i64,
+    /// Rounded up.
+    cents: i64,
 }
 
 fn unreadable() -> ApiError {
@@ -162,17 +268,41 @@ fn unreadable() -> ApiError {
     )
 }
 
+/// Events, in order.
+#[derive(ToSchema)]
+#[schema(as = EventBatch)]
+#[expect(dead_code, reason = "it only describes")]
+struct Events {
+    #[schema(max_items = 10000)]
+    events: Vec<Event>,
+}
+
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow)]
     events: Vec<&'a RawValue>,
 }
 
-/// `POST /api/v1/track/batch`.
-pub async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
+/// Report many events: 100 are usual, 10,000 are taken. One that cannot be read is named in
+/// `rejection_details`, and the others are stored.
+#[utoipa::path(
+    post,
+    path = "/api/v1/track/batch",
+    operation_id = "track_batch",
+    tag = "agents",
+    security(("api_key" = [])),
+    params(ProtocolHeader, WorkflowHeader, SignatureHeaders),
+    request_body = Events,
+    responses(
+        (status = 200, description = "What became of each", body = Report),
+        BodyErrors, KeyErrors, FaultError, BusyError
+    )
+)]
+async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
     let caller = sign_in(&app, &received)?;
     received.check_content_type()?;
+    request::check_object(&received.body)?;
     let body = match serde_json::from_slice::<Batch<'_>>(&received.body) {
         Ok(_) => Cow::Borrowed(&received.body[..]),
         Err(_) => number::without_nan(&received.body)
@@ -183,12 +313,12 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
             .err()
             .unwrap_or_else(|| ApiError::field("events", "events must be a list of events")));
     };
-    let mut answer = Answer::default();
+    let mut answer = Report::default();
     let mut events = Vec::with_capacity(batch.events.len().min(CHUNK));
     for (index, raw) in batch.events.iter().enumerate() {
         match read(&app, &caller, raw, received.header("x-workflow-id")) {
             Ok(event) => events.push(event),
-            Err(error) => answer.reject(index, raw, &error),
+            Err(error) => answer.reject(index, raw, error),
         }
         if events.len() == CHUNK {
             book(&app, &caller, std::mem::take(&mut events), &mut answer).await?;
@@ -197,7 +327,7 @@ pub async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     if !events.is_empty() {
         book(&app, &caller, events, &mut answer).await?;
     }
-    Ok(json_response(StatusCode::OK, &answer.body()))
+    Ok(json_response(StatusCode::OK, &answer))
 }
 
 /// The shape a batch must have, for the error's words.
@@ -216,47 +346,71 @@ async fn book(
     app: &App,
     caller: &Caller,
     events: Vec<Reported>,
-    answer: &mut Answer,
+    answer: &mut Report,
 ) -> ApiResult<()> {
     let ids: Vec<_> = events.iter().map(|event| event.event_id.clone()).collect();
-    let track = Track {
-        org: caller.key.org,
-        key: caller.key.id,
-        events,
-    };
-    let reply = app
-        .shards
-        .tell(Command::Track(Box::new(track)))
-        .await
-        .map_err(unanswered)?;
-    let Outcome::Tracked(tracked) = reply.outcome else {
+    let key = &caller.key;
+    let booked = app.shards.book(key.org, key.id, events).await;
+    let tracked = booked.map_err(unanswered)?;
+    if tracked.len() != ids.len() {
         return Err(unreadable());
-    };
+    }
     for (id, tracked) in ids.into_iter().zip(&tracked) {
         answer.accept(id, tracked);
     }
     Ok(())
 }
 
-#[derive(Debug, Default)]
-struct Answer {
+/// What became of a batch.
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = EventReport)]
+struct Report {
+    /// Stored, or known already.
     accepted: u64,
+    /// Their ids: none of them need be sent again.
+    accepted_event_ids: Vec<String>,
+    /// How many were known already.
     duplicates: u64,
-    ids: Vec<String>,
-    rejections: Vec<Value>,
-    cost: persist::Nanos,
+    /// What was booked, in nano-dollars.
+    cost_nanos: i64,
+    /// Always null; `rejection_details` has them.
+    rejected: Option<u64>,
+    /// Those that could not be read.
+    rejection_details: Vec<Rejection>,
+    /// Always empty.
+    #[schema(value_type = Vec<String>, max_items = 0)]
+    actions: [String; 0],
+    /// Always empty.
+    #[schema(value_type = Vec<String>, max_items = 0)]
+    actions_taken: [String; 0],
+    /// Always empty.
+    #[schema(value_type = Vec<String>, max_items = 0)]
+    messages: [String; 0],
 }
 
-impl Answer {
+/// An event that could not be read.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EventRejection)]
+struct Rejection {
+    /// If it has one that can be read.
+    event_id: Option<String>,
+    /// Its place in the batch, from 0.
+    index: usize,
+    #[schema(example = "invalid_field")]
+    reason: &'static str,
+    message: String,
+}
+
+impl Report {
     fn accept(&mut self, id: Option<String>, tracked: &Tracked) {
         self.accepted += 1;
         self.duplicates += u64::from(tracked.duplicate);
-        self.cost += tracked.cost;
+        self.cost_nanos = self.cost_nanos.saturating_add(tracked.cost.0);
         // Known before or stored now: either way the client must not send it again.
-        self.ids.extend(id);
+        self.accepted_event_ids.extend(id);
     }
 
-    fn reject(&mut self, index: usize, raw: &RawValue, error: &ApiError) {
+    fn reject(&mut self, index: usize, raw: &RawValue, error: ApiError) {
         #[derive(Deserialize)]
         struct Id {
             event_id: Option<String>,
@@ -264,42 +418,20 @@ impl Answer {
         let id = serde_json::from_str::<Id>(raw.get())
             .ok()
             .and_then(|id| id.event_id);
-        self.rejections.push(json!({
-            "event_id": id.map(|id| cut(id, limits::ID_BYTES)),
-            "index": index,
-            "reason": error.slug,
-            "message": error.message,
-        }));
-    }
-
-    fn body(&self) -> Value {
-        json!({
-            "accepted": self.accepted,
-            "accepted_event_ids": self.ids,
-            "duplicates": self.duplicates,
-            "cost_nanos": self.cost.0,
-            "rejected": null,
-            "rejection_details": self.rejections,
-            "actions": [],
-            "actions_taken": [],
-            "messages": [],
-        })
+        self.rejection_details.push(Rejection {
+            event_id: id.map(|id| cut(id, limits::ID_BYTES)),
+            index,
+            reason: error.slug,
+            message: error.message,
+        });
     }
 }
 
 /// The engine's view of an event: where it counts, what it carries.
 fn reported(app: &App, caller: &Caller, event: Event, header: Option<&str>) -> ApiResult<Reported> {
     let key = &caller.key;
-    // An identity that was cut would be somebody else's.
-    if event
-        .event_id
-        .as_ref()
-        .is_some_and(|id| id.len() > limits::ID_BYTES || id.is_empty())
-    {
-        return Err(ApiError::field(
-            "event_id",
-            format!("event_id takes 1 to {} bytes", limits::ID_BYTES),
-        ));
+    if let Some(id) = &event.event_id {
+        text::id("event_id", id)?;
     }
     let label = event
         .workflow_id
@@ -326,6 +458,7 @@ fn reported(app: &App, caller: &Caller, event: Event, header: Option<&str>) -> A
             .map(|id| hash::identity(&[b"event", &key.org.0.to_le_bytes(), id.as_bytes()])),
         holds: [reservation(event.reservation_id.as_deref()), execution],
         workflow,
+        elsewhere: false,
         ends: execution.filter(|_| outermost_end),
         kind: cut(kind, limits::ID_BYTES),
         event_id: event.event_id,

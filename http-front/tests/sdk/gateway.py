@@ -75,7 +75,7 @@ class Gateway:
 class HangingGateway(Gateway):
     """A gateway with a short queue, on a disk whose syncs can be made to hang."""
 
-    def __init__(self, binary, directory):
+    def __init__(self, binary, directory, **settings):
         library = pathlib.Path(directory) / "lostpages.so"
         subprocess.run(
             ["cc", "-shared", "-fPIC", "-O2", "-o", library, SHIM, "-ldl", "-lpthread"], check=True
@@ -88,6 +88,7 @@ class HangingGateway(Gateway):
             LOSTPAGES_DIR=str(pathlib.Path(directory) / "data"),
             LOSTPAGES_SHADOW=str(pathlib.Path(directory) / "shadow"),
             LOSTPAGES_HANG_FILE=str(self._hang_file),
+            **settings,
         )
 
     @contextlib.contextmanager
@@ -128,12 +129,13 @@ class Account:
         """A new workflow and a key that is bound to it."""
         created = self.ask("POST", "/workflows", {"name": name, **settings})
         key = self.ask("POST", "/api-keys", {"workflow_id": created["id"]})
-        return Workflow(self, created["id"], key["key"], key["secret_key"])
+        return Workflow(self, created["id"], key["id"], key["key"], key["secret_key"])
 
 
 class Workflow:
-    def __init__(self, account, id, key, secret):
-        self.account, self.id, self.key, self._secret = account, id, key, secret
+    def __init__(self, account, id, key_id, key, secret):
+        self.account, self.id, self._key_id = account, id, key_id
+        self.key, self._secret = key, secret
 
     def read(self):
         return self.account.ask("GET", f"/workflows/{self.id}")
@@ -141,6 +143,14 @@ class Workflow:
     def order(self, transition):
         """pause, resume or kill."""
         self.account.ask("POST", f"/workflows/{self.id}/{transition}", {"reason": "operator"})
+
+    def rotated(self, overlap_secs):
+        """The same workflow with its key's new text and secret."""
+        key = self.account.ask(
+            "POST", f"/api-keys/{self._key_id}/rotate", {"overlap_secs": overlap_secs}
+        )
+        assert key["key_version"] == 2, f"the rotated key: version {key['key_version']}"
+        return Workflow(self.account, self.id, self._key_id, key["key"], key["secret_key"])
 
     def block_tool(self, pattern):
         self.account.ask("POST", "/policies", {

@@ -1,8 +1,9 @@
 """Runs the published Python clients, unmodified, against a gateway binary.
 
     python3 run.py --gateway target/debug/nullrun [--versions 0.4.0,0.22.2] [--only kill]
+                   [--shards 7]
 
-One line for each check; exit code 1 if any failed. COMPATIBILITY.md beside this
+With --shards the gateway has so many, on threads of their own; else its own default. One line for each check; exit code 1 if any failed. COMPATIBILITY.md beside this
 file tells what each version does.
 """
 
@@ -43,14 +44,14 @@ class Report:
             print(f"ok {stage.version} {name} ({secs:.1f} s)", flush=True)
 
 
-def run_version(version, binary, report):
+def run_version(version, binary, layout, report):
     plain = dict(SCENARIOS)
     if version == environments.VERSIONS[-1]:
         plain.update(ONLY_NEWEST)
     for kind, scenarios in ((Gateway, plain), (HangingGateway, ON_A_HANGING_DISK)):
         if chosen := report.selected(scenarios):
             with tempfile.TemporaryDirectory(prefix="nullrun-sdk-") as directory:
-                gateway = kind(binary, directory)
+                gateway = kind(binary, directory, **layout)
                 try:
                     account = Account(gateway)
                     for name, play in chosen.items():
@@ -64,7 +65,11 @@ def main():
     arguments.add_argument("--gateway", required=True, help="the binary to test")
     arguments.add_argument("--versions", default=",".join(environments.VERSIONS))
     arguments.add_argument("--only", default="", help="checks whose name contains this")
+    arguments.add_argument("--shards", help="so many shards, on threads")
     chosen = arguments.parse_args()
+    layout = {}
+    if chosen.shards:
+        layout = {"NULLRUN_SHARDS": chosen.shards, "NULLRUN_PLACEMENT": "threads"}
     versions = chosen.versions.split(",")
     binary = os.path.abspath(chosen.gateway)
     for unknown in set(versions) - set(TRAITS):
@@ -80,7 +85,7 @@ def main():
         sys.exit(f"FAIL {failure}")
     report = Report(chosen.only)
     for version in versions:
-        run_version(version, binary, report)
+        run_version(version, binary, layout, report)
     print(f"{report.passed} passed, {report.failed} failed")
     sys.exit(1 if report.failed or not report.passed else 0)
 

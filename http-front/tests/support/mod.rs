@@ -6,11 +6,16 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod routes;
+
 use nullrun_loadtest::Target;
 use nullrun_loadtest::account::Account;
-use nullrun_loadtest::client::Connection;
+use nullrun_loadtest::client::{Answer, Caller, Connection, SdkKey};
 use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::identity::Dice;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The gateway under test.
@@ -39,6 +44,100 @@ pub fn scale() -> Scale {
 /// A gateway binary to be started by a scenario.
 pub fn target() -> Target {
     Target::binary(GATEWAY)
+}
+
+/// Environment of a gateway.
+pub type Environment = &'static [(&'static str, &'static str)];
+
+/// How many shards there are and where they run: the promises hold for every layout.
+pub const LAYOUTS: [(&str, Environment); 6] = [
+    ("1 shard in front", IN_FRONT[0]),
+    ("2 shards in front", IN_FRONT[1]),
+    ("7 shards in front", IN_FRONT[2]),
+    ("1 shard on a thread", ON_THREADS[0]),
+    ("2 shards on threads", ON_THREADS[1]),
+    ("7 shards on threads", ON_THREADS[2]),
+];
+
+const IN_FRONT: [Environment; 3] = [
+    &[("NULLRUN_SHARDS", "1"), ("NULLRUN_PLACEMENT", "front")],
+    &[("NULLRUN_SHARDS", "2"), ("NULLRUN_PLACEMENT", "front")],
+    &[("NULLRUN_SHARDS", "7"), ("NULLRUN_PLACEMENT", "front")],
+];
+
+const ON_THREADS: [Environment; 3] = [
+    &[
+        ("NULLRUN_SHARDS", "1"),
+        ("NULLRUN_PLACEMENT", "threads"),
+        ("NULLRUN_WORKERS", "2"),
+    ],
+    &[
+        ("NULLRUN_SHARDS", "2"),
+        ("NULLRUN_PLACEMENT", "threads"),
+        ("NULLRUN_WORKERS", "2"),
+    ],
+    &[
+        ("NULLRUN_SHARDS", "7"),
+        ("NULLRUN_PLACEMENT", "threads"),
+        ("NULLRUN_WORKERS", "2"),
+    ],
+];
+
+/// Runs `scenario` with each of `layouts`, and says so.
+pub fn with_each(layouts: &[(&str, Environment)], mut scenario: impl FnMut(Environment)) {
+    for (name, environment) in layouts {
+        let began = std::time::Instant::now();
+        scenario(environment);
+        println!("{name}: {:.1} s", began.elapsed().as_secs_f32());
+    }
+}
+
+/// A binary to be started by a scenario, in a layout.
+pub fn target_in(layout: Environment) -> Target {
+    let settings = layout.iter();
+    settings.fold(target(), |target, (name, value)| target.env(*name, *value))
+}
+
+/// The clock of a gateway, stepped by hand.
+pub struct StepClock {
+    file: PathBuf,
+    _home: TempDir,
+}
+
+impl StepClock {
+    /// A clock that is `ahead` milliseconds ahead of this machine's.
+    pub fn ahead(millis: i64) -> Self {
+        let home = TempDir::with_prefix("nullrun-clock-").unwrap();
+        let clock = Self {
+            file: home.path().join("ahead"),
+            _home: home,
+        };
+        clock.set(millis);
+        clock
+    }
+
+    /// How far a clock that says `now` is ahead.
+    pub fn until(now: &str) -> i64 {
+        let now: jiff::Timestamp = now.parse().unwrap();
+        now.as_millisecond() - jiff::Timestamp::now().as_millisecond()
+    }
+
+    /// For the gateway's `NULLRUN_TEST_NOW`.
+    pub fn variable(&self) -> String {
+        format!("@{}", self.file.display())
+    }
+
+    fn set(&self, ahead: i64) {
+        let temporary = self.file.with_extension("new");
+        std::fs::write(&temporary, ahead.to_string()).unwrap();
+        std::fs::rename(temporary, &self.file).unwrap();
+    }
+
+    /// Steps it; the gateway looks every 5 ms.
+    pub async fn step(&self, ahead: i64) {
+        self.set(ahead);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
 }
 
 /// A running gateway on a directory of its own.
@@ -73,6 +172,52 @@ impl Stage {
         Account::register(&mut self.connection, &mut self.dice)
             .await
             .unwrap()
+    }
+
+    /// Asks with a key of an account, unsigned.
+    pub async fn ask(&mut self, account: &Account, path: &str, body: Value) -> Answer {
+        let caller = Caller::Key(&account.key);
+        self.connection.post(path, caller, &body).await.unwrap()
+    }
+
+    /// Asks `/gate` as a client of protocol 4, which can end its holds.
+    pub async fn gate(&mut self, key: &SdkKey, body: &Value) -> Answer {
+        let connection = &mut self.connection;
+        connection
+            .post_signed("/api/v1/gate", key, body)
+            .await
+            .unwrap()
+    }
+
+    /// Reports with a signature.
+    pub async fn track(&mut self, key: &SdkKey, body: &Value) -> Answer {
+        let connection = &mut self.connection;
+        let answer = connection.post_signed("/api/v1/track", key, body).await;
+        answer.unwrap().expect(&[200]).unwrap()
+    }
+
+    /// A GET of the operator's, under the org.
+    pub async fn see(&mut self, account: &Account, rest: &str) -> Value {
+        let path = account.path(rest);
+        let answer = self.connection.get(&path, account.operator()).await;
+        answer.unwrap().expect(&[200]).unwrap().body
+    }
+
+    /// A POST of the operator's, under the org.
+    pub async fn post(&mut self, account: &Account, rest: &str, body: Value) -> Answer {
+        let path = account.path(rest);
+        let answer = self.connection.post(&path, account.operator(), &body).await;
+        answer.unwrap()
+    }
+
+    /// A PATCH of the operator's, under the org.
+    pub async fn patch(&mut self, account: &Account, rest: &str, body: Value) -> Answer {
+        let path = account.path(rest);
+        let answer = self
+            .connection
+            .patch(&path, account.operator(), &body)
+            .await;
+        answer.unwrap().expect(&[200]).unwrap()
     }
 
     /// A further connection.

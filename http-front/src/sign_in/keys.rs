@@ -1,21 +1,21 @@
-//! Who is asking: API keys with their signatures, and sessions. The two are not interchangeable.
+//! API keys and their signatures.
 
 use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
 use crate::hash;
 use engine::code::Code;
-use engine::directory::{KeyEntry, UserEntry};
+use engine::command::Command;
+use engine::directory::KeyEntry;
+use engine::manage::Manage;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderMap;
-use persist::record::{Role, Scopes};
-use persist::{KeyId, Millis, OrgId};
+use persist::record::Scopes;
+use persist::{KeyId, Millis};
 use sha2::Sha256;
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use subtle::ConstantTimeEq as _;
 
 type HmacSha256 = Hmac<Sha256>;
@@ -46,40 +46,49 @@ impl Secret {
     }
 }
 
+/// Opened secrets of a key by version: of the newest, and of the one before while both work.
+type Opened = [Option<(u32, Arc<Secret>)>; 2];
+
 /// Secrets of keys in use: opening one costs more than the request.
 #[derive(Debug, Default)]
-pub struct Secrets(RwLock<HashMap<KeyId, (u32, Arc<Secret>)>>);
+pub struct Secrets(RwLock<HashMap<KeyId, Opened>>);
 
 impl Secrets {
-    /// The secret of a key.
-    pub fn of(&self, app: &App, key: &KeyEntry) -> ApiResult<Arc<Secret>> {
-        let cached = self
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key.id)
-            .cloned();
-        if let Some((version, secret)) = cached
-            && version == key.key_version
-        {
+    /// The secret that belongs to the text a caller has shown.
+    pub fn of(&self, app: &App, caller: &Caller) -> ApiResult<Arc<Secret>> {
+        let (key, version) = (&caller.key, caller.version);
+        let cached = {
+            let cache = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            let opened = cache.get(&key.id).into_iter().flatten().flatten();
+            let mut same = opened.filter(|(of, _)| *of == version);
+            same.next().map(|(_, secret)| Arc::clone(secret))
+        };
+        if let Some(secret) = cached {
             return Ok(secret);
         }
-        let opened = app
-            .sealer
-            .open(key.id, &key.sealed_secret)
-            .map_err(|error| {
-                tracing::error!(%error, "a signing secret does not open");
-                ApiError::new(
-                    http::StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal_error",
-                    "the key's secret cannot be read; the gateway's log says what to do",
-                )
-            })?;
+        let previous = key.previous.as_deref();
+        let previous = previous.filter(|previous| previous.key_version == version);
+        let sealed = previous.map_or(&key.sealed_secret, |previous| &previous.sealed_secret);
+        let opened = app.sealer.open(key.id, sealed).map_err(|error| {
+            tracing::error!(%error, "a signing secret does not open");
+            ApiError::new(
+                http::StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "the key's secret cannot be read; the gateway's log says what to do",
+            )
+        })?;
         let secret = Secret::new(opened).map(Arc::new).ok_or_else(|| {
             ApiError::unauthorized("hmac_mismatch", "this key has no usable secret")
         })?;
         let mut cache = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        cache.insert(key.id, (key.key_version, Arc::clone(&secret)));
+        let places = cache.entry(key.id).or_default();
+        // The older of two goes: three never work at a time.
+        let oldest = places
+            .iter_mut()
+            .min_by_key(|place| place.as_ref().map_or(0, |(of, _)| *of));
+        if let Some(oldest) = oldest {
+            *oldest = Some((version, Arc::clone(&secret)));
+        }
         Ok(secret)
     }
 }
@@ -125,108 +134,13 @@ impl SignatureTable {
     }
 }
 
-/// Wrong logins by address and origin: five, then a wait. A table of fixed size, in sets of a few
-/// places: in a full set, whoever has the fewest and oldest tries is forgotten.
-#[derive(Debug)]
-pub struct LoginGuard {
-    sets: Mutex<Box<[[Tries; LOGIN_WAYS]]>>,
-    // Keyed at random: nobody can aim at a set.
-    hasher: RandomState,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Tries {
-    who: u64,
-    wrong: u32,
-    last: Millis,
-}
-
-const LOGIN_TRIES: u32 = 5;
-const LOGIN_WAIT_MS: u64 = 300_000;
-const LOGIN_SETS: usize = 1 << 14;
-const LOGIN_WAYS: usize = 4;
-
-impl Default for LoginGuard {
-    fn default() -> Self {
-        Self {
-            sets: Mutex::new(vec![Default::default(); LOGIN_SETS].into_boxed_slice()),
-            hasher: RandomState::new(),
-        }
-    }
-}
-
-impl LoginGuard {
-    fn with<T>(
-        &self,
-        email: &str,
-        ip: IpAddr,
-        then: impl FnOnce(u64, &mut [Tries; LOGIN_WAYS]) -> T,
-    ) -> Option<T> {
-        let who = self.hasher.hash_one((email, ip));
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = sets.get_mut((who >> 32) as usize % LOGIN_SETS)?;
-        Some(then(who, set))
-    }
-
-    /// Counts a try, as a wrong one until [`LoginGuard::forget`]; or milliseconds to wait, if too
-    /// many were wrong or are being looked at.
-    pub fn admit(&self, email: &str, ip: IpAddr, now: Millis) -> Result<(), u64> {
-        let admitted = self.with(email, ip, |who, set| {
-            for tries in set.iter_mut() {
-                if now.since(tries.last) >= LOGIN_WAIT_MS {
-                    *tries = Tries::default();
-                }
-            }
-            let known = set
-                .iter()
-                .position(|tries| tries.who == who && tries.wrong > 0);
-            // Free places have no tries and come first.
-            let place = match known {
-                Some(at) => set.get_mut(at),
-                None => set.iter_mut().min_by_key(|tries| (tries.wrong, tries.last)),
-            };
-            let Some(place) = place else {
-                return Ok(());
-            };
-            if known.is_none() {
-                *place = Tries {
-                    who,
-                    ..Tries::default()
-                };
-            } else if place.wrong >= LOGIN_TRIES {
-                return Err(LOGIN_WAIT_MS - now.since(place.last));
-            }
-            place.wrong += 1;
-            place.last = now;
-            Ok(())
-        });
-        admitted.unwrap_or(Ok(()))
-    }
-
-    /// A try that was not looked at does not count.
-    pub fn undo(&self, email: &str, ip: IpAddr) {
-        self.change(email, ip, |tries| {
-            tries.wrong = tries.wrong.saturating_sub(1)
-        });
-    }
-
-    /// The password was right: the wrong ones before are forgotten.
-    pub fn forget(&self, email: &str, ip: IpAddr) {
-        self.change(email, ip, |tries| *tries = Tries::default());
-    }
-
-    fn change(&self, email: &str, ip: IpAddr, change: impl FnOnce(&mut Tries)) {
-        let _changed = self.with(email, ip, |who, set| {
-            set.iter_mut().find(|tries| tries.who == who).map(change)
-        });
-    }
-}
-
 /// An API key that may act.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The key.
     pub key: Arc<KeyEntry>,
+    /// The version of it whose text was shown: the one before may work for a while.
+    pub version: u32,
 }
 
 /// Why a key may not act.
@@ -261,7 +175,7 @@ impl Denied {
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -269,7 +183,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .filter(|v| !v.is_empty())
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = header(headers, "authorization")?;
     let (scheme, token) = value.split_once(' ')?;
     scheme
@@ -336,6 +250,11 @@ pub fn known_key(
         )));
     };
     let now = clock::now();
+    let before_rotation = key.before_rotation(&hash);
+    let caller = Caller {
+        version: before_rotation.map_or(key.key_version, |previous| previous.key_version),
+        key: Arc::clone(&key),
+    };
     let signature = header(headers, "x-signature");
     if signature.is_none() && signing == Signing::Expected && app.config.hmac_required() {
         return Err(Denied::Unknown(ApiError::unauthorized(
@@ -350,6 +269,12 @@ pub fn known_key(
             "this API key was revoked; use another",
         ));
     }
+    if !key.accepts(&hash, now) {
+        return Err(Denied::Known(
+            Code::ApiKeyRevoked,
+            "this API key was rotated and its overlap is over; use the new one",
+        ));
+    }
     if key.expires_at.is_some_and(|at| now > at) {
         return Err(Denied::Known(
             Code::ApiKeyExpired,
@@ -357,7 +282,7 @@ pub fn known_key(
         ));
     }
     if let Some(signature) = signature {
-        verify(app, &key, text, headers, path, body, signature, now)?;
+        verify(app, &caller, text, headers, path, body, signature, now)?;
     }
     if !key.scopes.has(scope) {
         return Err(Denied::Known(
@@ -365,7 +290,25 @@ pub fn known_key(
             "this API key lacks the scope for this endpoint",
         ));
     }
-    Ok(Caller { key })
+    used(app, &key, now);
+    Ok(caller)
+}
+
+/// How old the log's word on a key's last use may get.
+const USE_TOLD_MILLIS: u64 = 3_600_000;
+
+/// Notes that a key was used, and has the log told now and then. Nobody waits for it, and under load
+/// it is left for the next use.
+fn used(app: &App, key: &KeyEntry, now: Millis) {
+    key.used.note(now);
+    let fresh = |at: Millis| now.since(at) < USE_TOLD_MILLIS;
+    if key.used_at.is_some_and(fresh) || !key.used.must_tell(now, USE_TOLD_MILLIS) {
+        return;
+    }
+    let told = Command::Manage(Box::new(Manage::KeyUsed { id: key.id }));
+    if !app.shards.mention(told) {
+        key.used.untold();
+    }
 }
 
 #[expect(
@@ -374,7 +317,7 @@ pub fn known_key(
 )]
 fn verify(
     app: &App,
-    key: &KeyEntry,
+    caller: &Caller,
     text: &str,
     headers: &HeaderMap,
     path: &str,
@@ -392,7 +335,7 @@ fn verify(
     let Some(given) = hash::unhex::<32>(signature) else {
         return Err(mismatch);
     };
-    let secret = app.secrets.of(app, key).map_err(Denied::Other)?;
+    let secret = app.secrets.of(app, caller).map_err(Denied::Other)?;
     let right = secret.sign(timestamp, text, body);
     if !bool::from(right.ct_eq(&given)) {
         return Err(mismatch);
@@ -412,84 +355,6 @@ fn verify(
         ));
     }
     Ok(())
-}
-
-/// Somebody who may look at or change an org.
-#[derive(Debug, Clone)]
-pub enum Principal {
-    /// A member.
-    Member(Arc<UserEntry>),
-    /// One of the org's keys (reads only).
-    Key(Arc<KeyEntry>),
-}
-
-/// May keys use this route?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keys {
-    /// Yes: it reads what an SDK may know.
-    MayRead,
-    /// No.
-    Refused,
-}
-
-/// The signed-in person.
-pub fn session(app: &App, headers: &HeaderMap) -> ApiResult<Arc<UserEntry>> {
-    let missing = || {
-        ApiError::unauthorized(
-            "unauthorized",
-            "send a session token: Authorization: Bearer <token> from POST /api/v1/auth/login",
-        )
-    };
-    let token = bearer(headers).ok_or_else(missing)?;
-    let directory = app.directory();
-    let session = directory.session(&hash::sha256(token.as_bytes()), clock::now());
-    let session = session.ok_or_else(|| {
-        ApiError::unauthorized(
-            "session_expired",
-            "this session is unknown or over; sign in again",
-        )
-    })?;
-    directory.user(session.user).cloned().ok_or_else(missing)
-}
-
-/// Who may do something in `org`. An org one does not belong to does not exist.
-pub fn org(
-    app: &App,
-    headers: &HeaderMap,
-    path: &str,
-    body: &[u8],
-    org: OrgId,
-    least: Role,
-    keys: Keys,
-) -> ApiResult<Principal> {
-    if key_text(headers)?.is_some() {
-        let caller = key(app, headers, path, body, Scopes(0), Signing::Optional)
-            .map_err(Denied::into_error)?;
-        if keys == Keys::Refused {
-            return Err(ApiError::forbidden(
-                "forbidden",
-                "API keys may not do this; sign in",
-            ));
-        }
-        // The same words whether the org exists or not.
-        if caller.key.org != org {
-            return Err(ApiError::forbidden(
-                "org_mismatch",
-                "this API key belongs to another organization",
-            ));
-        }
-        return Ok(Principal::Key(caller.key));
-    }
-    let user = session(app, headers)?;
-    let role = app.directory().role(org, user.id);
-    let role = role.ok_or_else(|| ApiError::not_found("organization"))?;
-    if role < least {
-        return Err(ApiError::forbidden(
-            "forbidden",
-            "your role does not allow this",
-        ));
-    }
-    Ok(Principal::Member(user))
 }
 
 #[cfg(test)]
@@ -522,39 +387,5 @@ mod tests {
         assert!(!table.admit(&signature, "/api/v1/cancel"), "asked twice");
         assert!(table.admit(&signature, "/api/v1/gate"), "the honest path");
         assert!(table.admit(&hash::sha256(b"two"), "/api/v1/cancel"));
-    }
-
-    #[test]
-    fn after_five_wrong_logins_one_has_to_wait() {
-        let guard = LoginGuard::default();
-        let ip = IpAddr::from([127, 0, 0, 1]);
-        for n in 1..=5 {
-            assert_eq!(guard.admit("a@b", ip, Millis(n)), Ok(()));
-        }
-        assert_eq!(guard.admit("a@b", ip, Millis(6)), Err(LOGIN_WAIT_MS - 1));
-        assert_eq!(guard.admit("c@d", ip, Millis(6)), Ok(()));
-        assert_eq!(guard.admit("a@b", ip, Millis(5 + LOGIN_WAIT_MS)), Ok(()));
-        for n in 0..100 {
-            let now = Millis(6 + LOGIN_WAIT_MS + n);
-            assert_eq!(guard.admit("a@b", ip, now), Ok(()));
-            guard.forget("a@b", ip);
-            assert_eq!(guard.admit("a@b", ip, now), Ok(()));
-            guard.undo("a@b", ip);
-        }
-    }
-
-    #[test]
-    fn a_crowd_of_addresses_takes_no_memory_and_does_not_free_whoever_waits() {
-        let guard = LoginGuard::default();
-        let ip = IpAddr::from([127, 0, 0, 1]);
-        for n in 1..=5 {
-            assert_eq!(guard.admit("a@b", ip, Millis(n)), Ok(()));
-        }
-        let places = LOGIN_SETS * LOGIN_WAYS;
-        for n in 0..places * 4 {
-            assert_eq!(guard.admit(&format!("{n}@crowd"), ip, Millis(10)), Ok(()));
-        }
-        assert!(guard.admit("a@b", ip, Millis(11)).is_err());
-        assert_eq!(guard.sets.lock().unwrap().len() * LOGIN_WAYS, places);
     }
 }
