@@ -27,6 +27,8 @@ fn reserve_and_commit(criterion: &mut Criterion) {
                 |(gate, commit)| {
                     apply(&mut engine, &gate, &mut batch).unwrap();
                     apply(&mut engine, &commit, &mut batch).unwrap();
+                    batch.clear();
+                    engine.appended();
                 },
                 BatchSize::SmallInput,
             );

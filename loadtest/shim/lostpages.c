@@ -257,11 +257,25 @@ EXPORT int fdatasync(int fd) { return sync_any(fd, SYS_fdatasync); }
 
 /* Opening: a created file gets fresh, empty durable content (inode numbers are reused); O_TRUNC cuts to nothing. */
 static int open_any(int dir, const char *path, int flags, mode_t mode) {
+    /* A directory sync in another thread must not meet a new file before its durable content is there. */
+    int creates = active && flags & O_CREAT;
+    if (creates) pthread_mutex_lock(&names_lock);
     int existed = faccessat(dir, path, F_OK, 0) == 0;
     int fd = (int)syscall(SYS_openat, dir, path, flags, mode);
+    if (fd >= 0 && creates && !existed && switched_on("LOSTPAGES_FULL") && tracked(fd)) {
+        close(fd);
+        unlinkat(dir, path, 0);
+        pthread_mutex_unlock(&names_lock);
+        errno = ENOSPC;
+        return -1;
+    }
     struct inode *i = fd >= 0 && flags & (O_CREAT | O_TRUNC) ? tracked(fd) : NULL;
-    if (!i) return fd;
     int saved = errno;
+    if (!i) {
+        if (creates) pthread_mutex_unlock(&names_lock);
+        errno = saved;
+        return fd;
+    }
     pthread_mutex_lock(&i->dirty_lock);
     if ((flags & O_CREAT && !existed) || (flags & O_TMPFILE) == O_TMPFILE) {
         char content[PATH_BYTES];
@@ -272,6 +286,7 @@ static int open_any(int dir, const char *path, int flags, mode_t mode) {
         i->smallest_size = LLONG_MAX;
     } else if (flags & O_TRUNC) i->smallest_size = 0;
     pthread_mutex_unlock(&i->dirty_lock);
+    if (creates) pthread_mutex_unlock(&names_lock);
     errno = saved;
     return fd;
 }
@@ -285,11 +300,34 @@ EXPORT int openat64(int d, const char *path, int flags, ...) { MODE_ARGUMENT(fla
 EXPORT int creat(const char *path, mode_t m) { return open_any(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, m); }
 EXPORT int creat64(const char *path, mode_t m) { return creat(path, m); }
 
+/* Does a write of `len` bytes need more space than the file has, on a disk that is full? */
+static int needs_space(int fd, off_t offset, size_t len) {
+    struct stat st;
+    if (!switched_on("LOSTPAGES_FULL") || fstat(fd, &st)) return 0;
+    off_t at = offset >= 0 ? offset : fcntl(fd, F_GETFL) & O_APPEND ? st.st_size : lseek(fd, 0, SEEK_CUR);
+    return at + (off_t)len > st.st_size;
+}
+static size_t bytes_of(const struct iovec *v, int n) {
+    size_t sum = 0;
+    while (n-- > 0) sum += v[n].iov_len;
+    return sum;
+}
+
+/* A full disk has no room for a directory either. */
+EXPORT int mkdir(const char *path, mode_t mode) {
+    char here[PATH_BYTES] = "";
+    if (*path != '/' && !getcwd(here, sizeof here)) return -1;
+    const char *where = *path == '/' ? path : here;
+    int inside = active && !strncmp(where, root, strlen(root));
+    if (inside && access(path, F_OK) && switched_on("LOSTPAGES_FULL")) { errno = ENOSPC; return -1; }
+    return (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+}
+
 /* Writing. `offset` < 0 means the file position. O_SYNC, O_DSYNC and RWF_DSYNC make the write its own sync. */
-#define WRITE(fd, offset, synced, call) do { \
+#define WRITE(fd, offset, len, synced, call) do { \
     struct inode *i = tracked(fd); \
     if (!i) return call; \
-    if (switched_on("LOSTPAGES_FAIL_WRITE")) { errno = ENOSPC; return -1; } \
+    if (needs_space(fd, offset, len)) { errno = ENOSPC; return -1; } \
     pthread_mutex_lock(&i->dirty_lock); \
     ssize_t done = call; \
     int saved = errno; \
@@ -301,23 +339,23 @@ EXPORT int creat64(const char *path, mode_t m) { return creat(path, m); }
     if (done > 0 && ((synced) || fcntl(fd, F_GETFL) & O_DSYNC) && sync_file(fd, i, 0)) return -1; \
     errno = saved; \
     return done; } while (0)
-EXPORT ssize_t write(int fd, const void *b, size_t n) { WRITE(fd, -1, 0, syscall(SYS_write, fd, b, n)); }
-EXPORT ssize_t pwrite(int fd, const void *b, size_t n, off_t o) { WRITE(fd, o, 0, syscall(SYS_pwrite64, fd, b, n, o)); }
-EXPORT ssize_t pwrite64(int fd, const void *b, size_t n, off_t o) { WRITE(fd, o, 0, syscall(SYS_pwrite64, fd, b, n, o)); }
-EXPORT ssize_t writev(int fd, const struct iovec *v, int n) { WRITE(fd, -1, 0, syscall(SYS_writev, fd, v, n)); }
+EXPORT ssize_t write(int fd, const void *b, size_t n) { WRITE(fd, -1, n, 0, syscall(SYS_write, fd, b, n)); }
+EXPORT ssize_t pwrite(int fd, const void *b, size_t n, off_t o) { WRITE(fd, o, n, 0, syscall(SYS_pwrite64, fd, b, n, o)); }
+EXPORT ssize_t pwrite64(int fd, const void *b, size_t n, off_t o) { WRITE(fd, o, n, 0, syscall(SYS_pwrite64, fd, b, n, o)); }
+EXPORT ssize_t writev(int fd, const struct iovec *v, int n) { WRITE(fd, -1, bytes_of(v, n), 0, syscall(SYS_writev, fd, v, n)); }
 EXPORT ssize_t pwritev(int fd, const struct iovec *v, int n, off_t o) {
-    WRITE(fd, o, 0, syscall(SYS_pwritev, fd, v, n, o, 0L));
+    WRITE(fd, o, bytes_of(v, n), 0, syscall(SYS_pwritev, fd, v, n, o, 0L));
 }
 EXPORT ssize_t pwritev64(int fd, const struct iovec *v, int n, off_t o) { return pwritev(fd, v, n, o); }
 EXPORT ssize_t pwritev2(int fd, const struct iovec *v, int n, off_t o, int f) {
-    WRITE(fd, o, f & (RWF_DSYNC | RWF_SYNC), syscall(SYS_pwritev2, fd, v, n, o, 0L, f));
+    WRITE(fd, o, bytes_of(v, n), f & (RWF_DSYNC | RWF_SYNC), syscall(SYS_pwritev2, fd, v, n, o, 0L, f));
 }
 EXPORT ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off_t o, int f) { return pwritev2(fd, v, n, o, f); }
-EXPORT ssize_t sendfile(int fd, int in, off_t *o, size_t n) { WRITE(fd, -1, 0, syscall(SYS_sendfile, fd, in, o, n)); }
+EXPORT ssize_t sendfile(int fd, int in, off_t *o, size_t n) { WRITE(fd, -1, n, 0, syscall(SYS_sendfile, fd, in, o, n)); }
 EXPORT ssize_t sendfile64(int fd, int in, off_t *o, size_t n) { return sendfile(fd, in, o, n); }
 EXPORT ssize_t copy_file_range(int in, off_t *io, int fd, off_t *oo, size_t n, unsigned f) {
     off_t before = oo ? *oo : -1;
-    WRITE(fd, before, 0, syscall(SYS_copy_file_range, in, io, fd, oo, n, f));
+    WRITE(fd, before, n, 0, syscall(SYS_copy_file_range, in, io, fd, oo, n, f));
 }
 
 /* Sizes. Truncation and preallocation are as volatile as bytes. */
@@ -333,7 +371,7 @@ EXPORT int ftruncate(int fd, off_t size) {
 EXPORT int ftruncate64(int fd, off_t size) { return ftruncate(fd, size); }
 EXPORT int fallocate(int fd, int mode, off_t offset, off_t len) {
     struct inode *i = tracked(fd);
-    if (i && switched_on("LOSTPAGES_FAIL_WRITE")) { errno = ENOSPC; return -1; }
+    if (i && switched_on("LOSTPAGES_FULL")) { errno = ENOSPC; return -1; }
     int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len);
     if (i && !rc && mode & ~FALLOC_FL_KEEP_SIZE) { /* punched, zeroed, moved: everything from here may differ */
         pthread_mutex_lock(&i->dirty_lock);

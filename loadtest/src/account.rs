@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::identity::Dice;
 
 /// Password of every account the harness makes; they live on test gateways only.
-const PASSWORD: &str = "correct horse battery staple";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// A registered account with its session and its first key.
 #[derive(Debug, Clone)]

@@ -26,7 +26,7 @@ pub struct Params {
     pub gates: usize,
     /// The cap in cents.
     pub cap_cents: i64,
-    /// Workflows that share the organization's cap.
+    /// Workflows that share the organization's cap, or a key's.
     pub workflows: usize,
     /// Requests that must have been in flight at one moment.
     pub least_in_flight: usize,
@@ -35,23 +35,23 @@ pub struct Params {
 }
 
 impl Params {
-    /// 1,000 gates of $0.10 on $5.00, at least 64 in flight; the org cap over 4 workflows.
+    /// 1,000 gates of $0.10 on $5.00, at least 64 in flight; caps of several workflows over 20 of them.
     pub fn quick() -> Self {
         Self {
             gates: 1_000,
             cap_cents: 500,
-            workflows: 4,
+            workflows: 20,
             least_in_flight: 64,
             seed: None,
         }
     }
 
-    /// 4,000 gates on $50.00 over 16 workflows, at least 256 in flight.
+    /// 4,000 gates on $50.00 over 100 workflows, at least 256 in flight.
     pub fn long() -> Self {
         Self {
             gates: 4_000,
             cap_cents: 5_000,
-            workflows: 16,
+            workflows: 100,
             least_in_flight: 256,
             ..Self::quick()
         }
@@ -128,11 +128,28 @@ pub fn key_cap(target: &Target, params: &Params) -> Result<Report> {
     run(target, params, Cap::Key)
 }
 
+/// The burst under the cap of a key that is bound to no workflow, spread over several.
+pub fn free_key_cap(target: &Target, params: &Params) -> Result<Report> {
+    run(target, params, Cap::FreeKey)
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Cap {
     Workflow,
     Org,
     Key,
+    FreeKey,
+}
+
+impl Cap {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Org => "organization",
+            Self::Key => "key",
+            Self::FreeKey => "key of no workflow",
+        }
+    }
 }
 
 fn hold_nanos() -> i64 {
@@ -160,7 +177,7 @@ async fn burst(running: &Running, params: &Params, cap: Cap) -> Result<Report> {
 
     let first = fire(connections, &keys, &account.org, &mut dice).await?;
     let mut report = Report {
-        cap: ["workflow", "organization", "key"][cap as usize],
+        cap: cap.name(),
         seed,
         gates: params.gates,
         allowed: first.allowed.len(),
@@ -253,6 +270,17 @@ async fn set_up(
                 .await?
                 .key,
         ]),
+        Cap::FreeKey => {
+            let key = account.create_key(operator, None, cents).await?.key;
+            let mut keys = Vec::new();
+            for number in 0..params.workflows {
+                let workflow = account
+                    .create_workflow(operator, &format!("burst {number}"), None)
+                    .await?;
+                keys.push(key.clone().for_workflow(workflow));
+            }
+            Ok(keys)
+        }
         Cap::Org => {
             account.set_org_budget(operator, cents).await?;
             let mut keys = Vec::new();
@@ -287,7 +315,7 @@ async fn remaining(
         }
         Cap::Org => ledger.status.remaining_nanos,
         // Keys show no money of their own: that the second burst is allowed again has to do.
-        Cap::Key => None,
+        Cap::Key | Cap::FreeKey => None,
     })
 }
 

@@ -162,6 +162,7 @@ enum CapKind {
     Workflow,
     Org,
     Key,
+    FreeKey,
     All,
 }
 
@@ -333,10 +334,11 @@ fn run_burst(args: BurstArgs) -> Result<Outcome> {
         text: String::new(),
         ok: true,
     };
-    let scenarios: [(CapKind, Scenario); 3] = [
+    let scenarios: [(CapKind, Scenario); 4] = [
         (CapKind::Workflow, burst::workflow_cap),
         (CapKind::Org, burst::org_cap),
         (CapKind::Key, burst::key_cap),
+        (CapKind::FreeKey, burst::free_key_cap),
     ];
     for (kind, scenario) in scenarios {
         if args.cap == kind || args.cap == CapKind::All {

@@ -4,105 +4,36 @@
 //! With `power_cut`, every restart happens on what completed syncs made durable (the lost-pages shim), because the
 //! page cache survives `kill -9` and hides a missing sync.
 
+mod ground;
 mod mix;
 mod operator;
+mod params;
+mod people;
 mod stage;
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::client::Connection;
 use crate::error::{Error, Result};
-use crate::gateway::{Gateway, Settings};
+use crate::gateway::Gateway;
 use crate::identity::Dice;
 use crate::record::{CheckOptions, CheckReport, Counts, ledger_check};
 use crate::report::Violations;
-use crate::shim::{Mount, Shim};
 use crate::system::raise_open_files;
 use crate::target::block_on;
+use ground::Ground;
+pub use params::Params;
 use stage::Stage;
 
 /// How long an orderly end may take.
 const TERMINATE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How to crash.
-#[derive(Debug, Clone)]
-pub struct Params {
-    /// Rounds of load, `kill -9`, restart, check.
-    pub rounds: u32,
-    /// Connections of SDK load; one more belongs to the operator.
-    pub connections: usize,
-    /// Shortest time of load before the kill, in milliseconds.
-    pub shortest_load_ms: u64,
-    /// Longest time of load before the kill, in milliseconds.
-    pub longest_load_ms: u64,
-    /// Replays the plan of an earlier run; `None` draws a seed.
-    pub seed: Option<u64>,
-    /// Restart from what completed syncs covered instead of from the page cache.
-    pub power_cut: bool,
-    /// Extra environment of the gateway.
-    pub environment: Vec<(String, String)>,
-    /// What is asked again in each check.
-    pub check: CheckOptions,
-}
-
-impl Params {
-    /// 20 rounds.
-    pub fn quick() -> Self {
-        Self {
-            rounds: 20,
-            connections: 16,
-            shortest_load_ms: 50,
-            longest_load_ms: 600,
-            seed: None,
-            power_cut: false,
-            environment: Vec::new(),
-            check: CheckOptions {
-                holds: 100,
-                charges: 100,
-            },
-        }
-    }
-
-    /// 200 rounds.
-    pub fn long() -> Self {
-        Self {
-            rounds: 200,
-            ..Self::quick()
-        }
-    }
-
-    /// The same, restarting from what completed syncs covered.
-    #[must_use]
-    pub fn with_power_cut(mut self) -> Self {
-        self.power_cut = true;
-        self
-    }
-
-    /// The same with tiny segments and frequent snapshots, and load that lasts until after the gateway's next look
-    /// (once a second) at whether a snapshot is due: kills then fall before, into and after snapshots.
-    #[must_use]
-    pub fn with_snapshots(self) -> Self {
-        let small = self
-            .env("NULLRUN_SEGMENT_BYTES", "65536")
-            .env("NULLRUN_SNAPSHOT_BYTES", "65536");
-        Self {
-            shortest_load_ms: 900,
-            longest_load_ms: 2_100,
-            ..small
-        }
-    }
-
-    /// The same, with one more variable in the gateway's environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-}
+/// How long the load may take until a named place is reached.
+const POINT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -113,6 +44,8 @@ pub struct Report {
     pub rounds: u32,
     /// Whether restarts lost unsynced bytes.
     pub power_cut: bool,
+    /// Crashes at a named place.
+    pub at_points: u32,
     /// What was acknowledged in all rounds.
     pub counts: Counts,
     /// Requests in doubt at the kills, asked again.
@@ -121,6 +54,8 @@ pub struct Report {
     pub holds_resent: u64,
     /// Acknowledged charges that were sent again.
     pub charges_resent: u64,
+    /// The highest generation of counted events in a snapshot at the end: as many were sealed before it.
+    pub sealed: u64,
     /// Broken promises. The run stops after the first round that has any.
     pub violations: Violations,
 }
@@ -133,7 +68,12 @@ impl fmt::Display for Report {
         } else {
             "page cache survives"
         };
-        writeln!(f, "crashes     {} by kill -9 ({loss})", self.rounds)?;
+        let how = if self.at_points > 0 {
+            "at named places"
+        } else {
+            "by kill -9"
+        };
+        writeln!(f, "crashes     {} {how} ({loss})", self.rounds)?;
         writeln!(f, "acknowledged {}", self.counts)?;
         writeln!(
             f,
@@ -160,24 +100,32 @@ async fn drive(binary: &Path, params: &Params) -> Result<Report> {
     let home =
         TempDir::with_prefix("nullrun-crash-").map_err(Error::io("a temporary directory"))?;
     let mut ground = Ground::prepare(binary, params, home.path())?;
-    let mut gateway = Gateway::start(ground.settings.clone())?;
+    let mut gateway = ground.start(0)?;
     let stage = Stage::set_up(&mut Connection::new(&gateway.endpoint()?), &mut dice).await?;
     let mut report = Report {
         seed,
         rounds: 0,
         power_cut: params.power_cut,
+        at_points: 0,
         counts: Counts::default(),
         in_doubt: 0,
         holds_resent: 0,
         charges_resent: 0,
+        sealed: 0,
         violations: Violations::default(),
     };
     for round in 1..=params.rounds {
+        if let Some(point) = params.point(round) {
+            drop(gateway);
+            gateway = ground.start_to_die(round, point)?;
+        }
         let load =
             Duration::from_millis(dice.between(params.shortest_load_ms, params.longest_load_ms));
-        crash_under_load(&mut gateway, &stage, params, load, seed ^ u64::from(round)).await?;
+        let round_of = (round, load, seed ^ u64::from(round));
+        crash_under_load(&mut gateway, &stage, params, round_of).await?;
         report.rounds = round;
-        gateway = match ground.come_back(gateway) {
+        report.at_points += u32::from(params.point(round).is_some());
+        gateway = match ground.come_back(gateway, round) {
             Ok(gateway) => gateway,
             Err(error @ Error::NotUp { .. }) => {
                 report
@@ -211,18 +159,36 @@ async fn orderly_restart(
     report.violations.require(status.success(), || {
         format!("SIGTERM ended the gateway with {status}")
     });
+    report.sealed = sealed(&gateway.settings().data_dir().join("snapshots"))?;
     let mut gateway = gateway.restart()?;
     let found = check(&gateway, stage, params.check, dice).await;
     report.take(found, "after an orderly restart", &mut gateway)?;
     Ok(())
 }
 
+/// The highest number of a generation of events among the parts of snapshots (`docs/format.md`); 0 without snapshots.
+fn sealed(snapshots: &Path) -> Result<u64> {
+    let failed = || Error::io(format!("reading {}", snapshots.display()));
+    const EVENTS: u8 = 3;
+    let mut highest = 0;
+    for entry in std::fs::read_dir(snapshots).map_err(failed())? {
+        let path = entry.map_err(failed())?.path();
+        if path.extension().is_some_and(|ext| ext == "part") {
+            let bytes = std::fs::read(&path).map_err(failed())?;
+            let tag = bytes.get(48..).and_then(|rest| rest.first_chunk::<8>());
+            if let (Some(&EVENTS), Some(tag)) = (bytes.get(40), tag) {
+                highest = highest.max(u64::from_le_bytes(*tag));
+            }
+        }
+    }
+    Ok(highest)
+}
+
 async fn crash_under_load(
     gateway: &mut Gateway,
     stage: &Stage,
     params: &Params,
-    load: Duration,
-    seed: u64,
+    (round, load, seed): (u32, Duration, u64),
 ) -> Result<()> {
     let endpoint = gateway.endpoint()?;
     let mut workers = Vec::new();
@@ -238,14 +204,20 @@ async fn crash_under_load(
     workers.push(tokio::spawn(operator::work(
         Connection::new(&endpoint),
         stage.clone(),
+        gateway.settings().data_dir().to_owned(),
         dice,
     )));
-    tokio::time::sleep(load).await;
-    if let Some(status) = gateway.ended() {
-        stage.complain(format!(
-            "the gateway ended on its own with {status}:\n{}",
-            gateway.output()
-        ));
+    match params.point(round) {
+        Some(point) => dies_at(gateway, stage, point).await,
+        None => {
+            tokio::time::sleep(load).await;
+            if let Some(status) = gateway.ended() {
+                stage.complain(format!(
+                    "the gateway ended on its own with {status}:\n{}",
+                    gateway.output()
+                ));
+            }
+        }
     }
     gateway.kill_9()?;
     for worker in workers {
@@ -256,6 +228,25 @@ async fn crash_under_load(
     }
     stage.record.lock().release_all();
     Ok(())
+}
+
+/// Waits until the gateway has died at `point`.
+async fn dies_at(gateway: &mut Gateway, stage: &Stage, point: &str) {
+    let deadline = Instant::now() + POINT_WITHIN;
+    while gateway.ended().is_none() {
+        if Instant::now() > deadline {
+            return stage.complain(format!(
+                "{point} was not reached within {} s of load",
+                POINT_WITHIN.as_secs()
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // A broken invariant ends the process in the same way, but not without a word.
+    let words = gateway.output();
+    if words.contains("panicked") || words.contains("ERROR") {
+        stage.complain(format!("on the way to {point}:\n{words}"));
+    }
 }
 
 async fn check(
@@ -308,43 +299,5 @@ impl Report {
             Err(error) => return Err(error),
         }
         Ok(self.violations.is_empty())
-    }
-}
-
-/// What the gateway stands on: a plain directory, or one on the shim.
-struct Ground {
-    settings: Settings,
-    mount: Option<Mount>,
-}
-
-impl Ground {
-    fn prepare(binary: &Path, params: &Params, home: &Path) -> Result<Self> {
-        let plain = Settings::new(binary, home.join("data"));
-        let settings = params
-            .environment
-            .iter()
-            .fold(plain, |settings, (name, value)| settings.env(name, value));
-        if !params.power_cut {
-            return Ok(Self {
-                settings,
-                mount: None,
-            });
-        }
-        let mount = Shim::compile()?.mount(home, 0)?;
-        Ok(Self {
-            settings: settings.on_shim(mount.clone()),
-            mount: Some(mount),
-        })
-    }
-
-    /// Restarts on the same directory, or on a copy of what was durable.
-    fn come_back(&mut self, dead: Gateway) -> Result<Gateway> {
-        drop(dead);
-        if let Some(mount) = self.mount.take() {
-            let mount = mount.after_power_cut()?;
-            self.settings = self.settings.clone().on_shim(mount.clone());
-            self.mount = Some(mount);
-        }
-        Gateway::start(self.settings.clone())
     }
 }

@@ -54,8 +54,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The lost-pages shim could not be compiled.
-    #[error("cannot compile the lost-pages shim with `cc` (install a C compiler): {0}")]
+    /// A program of `loadtest/shim` could not be compiled.
+    #[error("cannot compile a program of loadtest/shim with `cc` (install a C compiler): {0}")]
     Shim(String),
     /// The caller asked for something impossible; the text says what to change.
     #[error("{0}")]

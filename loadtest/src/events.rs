@@ -34,6 +34,8 @@ pub struct Params {
     pub per_batch: u64,
     /// Batches in flight at once, one per connection.
     pub connections: usize,
+    /// Workflows that the events of each batch name in turn; 1 for the key's own.
+    pub workflows: usize,
     /// Batches sent once more at the end.
     pub replayed_batches: u64,
     /// Seed of the event ids; `None` draws one.
@@ -47,6 +49,7 @@ impl Params {
             events: 1_000_000,
             per_batch: 1_000,
             connections: 4,
+            workflows: 1,
             replayed_batches: 10,
             seed: None,
         }
@@ -73,7 +76,7 @@ pub struct Report {
     pub took: Duration,
     /// What they cost, in nano-dollars.
     pub expected_nanos: i64,
-    /// What the workflow shows.
+    /// What the workflows show, together.
     pub workflow_nanos: i64,
     /// What `/status` shows.
     pub status_nanos: i64,
@@ -115,8 +118,20 @@ async fn send_and_sum(running: &Running, params: &Params) -> Result<Report> {
     let seed = params.seed.unwrap_or_else(Dice::fresh_seed);
     let mut operator = running.connect();
     let account = Account::register(&mut operator, &mut Dice::from_seed(seed)).await?;
+    let mut workflows = Vec::new();
+    for number in 1..params.workflows.max(1) {
+        let name = format!("events {number}");
+        let made = account.create_workflow(&mut operator, &name, None).await?;
+        workflows.push(made);
+    }
+    let key = match workflows.is_empty() {
+        true => account.key.clone(),
+        false => account.create_key(&mut operator, None, None).await?.key,
+    };
+    workflows.push(account.workflow.clone());
     let plan = Arc::new(Plan {
-        key: account.key.clone(),
+        key,
+        workflows,
         seed,
         events: params.events,
         per_batch: params.per_batch.max(1),
@@ -146,7 +161,11 @@ async fn send_and_sum(running: &Running, params: &Params) -> Result<Report> {
         )
         .await?;
     }
-    let workflow = account.workflow(&mut operator, &account.workflow).await?;
+    let mut workflow_nanos = 0;
+    for workflow in &plan.workflows {
+        let shown = account.workflow(&mut operator, workflow).await?;
+        workflow_nanos += shown.spent_nanos;
+    }
     let ledger = Ledger::read(&mut operator, &account).await?;
     violations.absorb(ledger.contradictions());
     let expected_nanos = i64::try_from(params.events).unwrap_or(i64::MAX) * USAGE.nanos();
@@ -155,7 +174,7 @@ async fn send_and_sum(running: &Running, params: &Params) -> Result<Report> {
         events: params.events,
         took,
         expected_nanos,
-        workflow_nanos: workflow.spent_nanos,
+        workflow_nanos,
         status_nanos: ledger.status.totals.spent_nanos,
         verify_nanos: ledger.verified_spent(),
         violations,
@@ -168,7 +187,7 @@ impl Report {
         let expected = self.expected_nanos;
         let shown = [
             ("/status before any batch was sent twice", before_replay),
-            ("the workflow", self.workflow_nanos),
+            ("its workflows together", self.workflow_nanos),
             ("/status", self.status_nanos),
             ("/ledger/verify live", self.verify_nanos[0]),
             ("/ledger/verify recomputed", self.verify_nanos[1]),
@@ -189,6 +208,8 @@ impl Report {
 /// Which events belong to which batch; a batch's ids follow from the seed and its number, so it can be sent again.
 struct Plan {
     key: SdkKey,
+    /// Named in turn, if there are several.
+    workflows: Vec<String>,
     seed: u64,
     events: u64,
     per_batch: u64,
@@ -220,8 +241,15 @@ impl Plan {
         let first = batch * self.per_batch;
         let count = self.per_batch.min(self.events - first);
         let mut dice = Dice::for_worker(self.seed, batch);
+        let mut turn = self.workflows.iter().cycle();
         let events: Vec<_> = (0..count)
-            .map(|_| USAGE.batch_event(&dice.uuid()))
+            .map(|_| {
+                let mut event = USAGE.batch_event(&dice.uuid());
+                if self.workflows.len() > 1 {
+                    event["workflow_id"] = json!(turn.next());
+                }
+                event
+            })
             .collect();
         let body = Bytes::from(json!({"events": events}).to_string());
         let caller = Caller::Signed(&self.key, Protocol::V4);

@@ -2,6 +2,7 @@
 //! bodies and headers, same gateway, same connections. Throughput and latency from the client's side, CPU per request
 //! from the server's, and in a separate counting pass system calls and cross-thread wakes per request.
 
+mod allocations;
 mod counting;
 mod process;
 mod table;
@@ -16,6 +17,7 @@ use crate::identity::Dice;
 use crate::report::Violations;
 use crate::target::{Running, Target, block_on};
 
+pub use allocations::Allocations;
 pub use counting::{Counted, Counting};
 pub use table::Report;
 
@@ -100,7 +102,17 @@ pub fn run(binary: &Path, params: &Params) -> Result<Report> {
     let server = running.gateway().map(|gateway| gateway.pid());
     let server =
         server.ok_or_else(|| Error::Usage("the floor needs a gateway started here".into()))?;
-    block_on(measure(&running, server, params))
+    let mut report = block_on(measure(&running, server, params))?;
+    drop(running);
+    if params.counted_requests > 0 {
+        let connections = params.connections.first().copied().unwrap_or(1);
+        report.allocations = Some(allocations::count(
+            binary,
+            connections,
+            params.counted_requests,
+        )?);
+    }
+    Ok(report)
 }
 
 async fn measure(running: &Running, server: u32, params: &Params) -> Result<Report> {
@@ -112,6 +124,7 @@ async fn measure(running: &Running, server: u32, params: &Params) -> Result<Repo
         runs: params.runs,
         duration: params.duration,
         series: Vec::new(),
+        allocations: None,
         violations: Violations::default(),
     };
     for &connections in &params.connections {

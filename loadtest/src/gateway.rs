@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,6 +29,8 @@ pub struct Settings {
     data_dir: PathBuf,
     environment: BTreeMap<String, String>,
     mount: Option<Mount>,
+    /// Put before the binary on the command line.
+    launcher: Vec<OsString>,
 }
 
 impl Settings {
@@ -47,6 +50,7 @@ impl Settings {
             data_dir: data_dir.into(),
             environment,
             mount: None,
+            launcher: Vec::new(),
         }
     }
 
@@ -65,13 +69,24 @@ impl Settings {
         self
     }
 
+    /// Starts the gateway through a command line that ends by becoming it, such as [`crate::restrict::Restrict::with`].
+    #[must_use]
+    pub fn under(mut self, launcher: Vec<OsString>) -> Self {
+        self.launcher = launcher;
+        self
+    }
+
     /// The data directory the gateway will run on.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let binary = self.binary.as_os_str();
+        let launcher = self.launcher.iter().map(OsString::as_os_str);
+        let mut line = launcher.chain([binary]);
+        let mut command = Command::new(line.next().unwrap_or(binary));
+        command.args(line);
         for (name, _) in std::env::vars_os() {
             // A developer's own settings must not leak into a measurement.
             if name.to_string_lossy().starts_with("NULLRUN_") {

@@ -49,8 +49,10 @@ pub struct Status {
     pub totals: Totals,
     /// The organization's cap minus spent minus held.
     pub remaining_nanos: Option<i64>,
-    /// Its workflows.
+    /// Its workflows, of all pages.
     pub workflows: Vec<StatusRow>,
+    /// Where the next page begins.
+    next_cursor: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -83,12 +85,20 @@ pub struct Ledger {
 impl Ledger {
     /// Reads both. Nothing else may be writing, or they differ for honest reasons.
     pub async fn read(connection: &mut Connection, account: &Account) -> Result<Self> {
-        let path = account.path("/status");
-        let status = connection
-            .get(&path, account.operator())
-            .await?
-            .expect(&[200])?;
-        let status = view(&path, status.body)?;
+        let mut path = account.path("/status");
+        let mut workflows = Vec::new();
+        let status = loop {
+            let page = connection
+                .get(&path, account.operator())
+                .await?
+                .expect(&[200])?;
+            let mut page: Status = view(&path, page.body)?;
+            workflows.append(&mut page.workflows);
+            match page.next_cursor.take() {
+                Some(cursor) => path = account.path(&format!("/status?cursor={cursor}")),
+                None => break Status { workflows, ..page },
+            }
+        };
         let path = account.path("/ledger/verify");
         let verify = connection
             .get(&path, account.operator())

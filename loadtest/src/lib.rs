@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod burst;
+mod cc;
 pub mod client;
 mod clock;
 pub mod crash;
@@ -18,8 +19,10 @@ pub mod gateway;
 pub mod identity;
 pub mod kill_fence;
 pub mod ledger;
+pub mod people;
 pub mod record;
 pub mod report;
+pub mod restrict;
 pub mod shim;
 mod system;
 mod target;

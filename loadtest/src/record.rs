@@ -7,11 +7,13 @@
 mod book;
 mod check;
 mod management;
+mod people;
 mod resend;
 
 pub use book::{Bounds, Charge, ChargeId, Hold, HoldEnd, Route};
 pub use check::{CheckOptions, CheckReport, Counts, ledger_check};
 pub use management::{KeyRecord, PolicyRecord, Revocation, WorkflowRecord};
+pub use people::{Guest, OrgRecord, Standing};
 pub(crate) use resend::{NO_VERDICT, cancel_body};
 
 use std::collections::BTreeMap;
@@ -42,12 +44,16 @@ pub struct Record {
     pub keys: BTreeMap<String, KeyRecord>,
     /// Policies by id.
     pub policies: BTreeMap<String, PolicyRecord>,
+    /// Invited people by address, until it was checked that they are gone.
+    pub guests: BTreeMap<String, Guest>,
+    /// Further organizations by id.
+    pub orgs: BTreeMap<String, OrgRecord>,
     /// Holds by operation id, until they have ended for certain.
     pub holds: BTreeMap<String, Hold>,
     /// Charges of this round, and those of earlier rounds that are still in doubt.
     pub charges: BTreeMap<ChargeId, Charge>,
     /// A bounded choice of older charges with event ids, re-sent now and then.
-    old_charges: Vec<Charge>,
+    old_charges: Vec<(ChargeId, Charge)>,
     next_charge: u64,
     /// Totals of what was acknowledged since the beginning.
     pub counts: Counts,
@@ -55,6 +61,10 @@ pub struct Record {
 
 /// How many old charges are kept for re-sending.
 const OLD_CHARGES_KEPT: usize = 2_000;
+
+/// The fewest events that a gateway remembers: six of the eight generations of `NULLRUN_DEDUP_MEMORY=1`. Sent again
+/// after so many others, an event may count once more.
+const EVENTS_REMEMBERED: u64 = 27_500;
 
 impl Record {
     /// A gate is about to be sent.
@@ -203,20 +213,26 @@ impl Record {
             }
             if charge.event_id.is_some() {
                 if self.old_charges.len() < OLD_CHARGES_KEPT {
-                    self.old_charges.push(charge);
+                    self.old_charges.push((id, charge));
                 } else {
                     let place = dice.index(OLD_CHARGES_KEPT);
-                    self.old_charges[place] = charge;
+                    self.old_charges[place] = (id, charge);
                 }
             }
         }
     }
 
-    /// At most `limit` older charges, chosen at random.
+    /// Does a gateway with the least memory still know the charge's event, if it ever counted it?
+    pub fn is_remembered(&self, id: ChargeId) -> bool {
+        self.next_charge - id.0 <= EVENTS_REMEMBERED
+    }
+
+    /// At most `limit` older charges, chosen at random, whose events are still remembered.
     pub fn some_old_charges(&self, dice: &mut Dice, limit: usize) -> Vec<Charge> {
-        let len = self.old_charges.len();
-        (0..limit.min(len))
-            .filter_map(|_| self.old_charges.get(dice.index(len)).cloned())
+        let known = self.old_charges.iter();
+        let known: Vec<_> = known.filter(|(id, _)| self.is_remembered(*id)).collect();
+        (0..limit.min(known.len()))
+            .filter_map(|_| Some(known.get(dice.index(known.len()))?.1.clone()))
             .collect()
     }
 }

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use crate::cc;
 use crate::error::{Error, Result};
 
 const SOURCE: &str = include_str!("../shim/lostpages.c");
@@ -24,21 +24,8 @@ impl Shim {
     /// Compiles the shim into a temporary directory with `cc`.
     pub fn compile() -> Result<Self> {
         let dir = TempDir::with_prefix("lostpages-").map_err(Error::io("a temporary directory"))?;
-        let source = dir.path().join("lostpages.c");
         let library = dir.path().join("lostpages.so");
-        fs::write(&source, SOURCE).map_err(Error::io(format!("writing {}", source.display())))?;
-        let compiled = Command::new("cc")
-            .args([
-                "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o",
-            ])
-            .args([&library, &source])
-            .output()
-            .map_err(|error| Error::Shim(error.to_string()))?;
-        if !compiled.status.success() {
-            return Err(Error::Shim(
-                String::from_utf8_lossy(&compiled.stderr).into_owned(),
-            ));
-        }
+        cc::compile(SOURCE, &["-shared", "-fPIC"], &library)?;
         Ok(Self {
             _dir: Arc::new(dir),
             library,
@@ -79,15 +66,17 @@ impl Mount {
         self.parent.join(format!("shadow-{}", self.generation))
     }
 
-    /// The variables a process needs to run on this mount.
-    pub fn environment(&self) -> [(&'static str, PathBuf); 6] {
+    /// The variables a process needs to run on this mount. A gateway's log is written plainly: the shim does not see
+    /// what goes through io_uring and would take it for lost.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 7] {
         [
             ("LD_PRELOAD", self.shim.library.clone()),
             ("LOSTPAGES_DIR", self.data_dir.clone()),
             ("LOSTPAGES_SHADOW", self.shadow_dir()),
             ("LOSTPAGES_HANG_FILE", self.switch("hang")),
             ("LOSTPAGES_FAIL_SYNC", self.switch("fail-sync")),
-            ("LOSTPAGES_FAIL_WRITE", self.switch("fail-write")),
+            ("LOSTPAGES_FULL", self.switch("full")),
+            ("NULLRUN_WAL_BACKEND", PathBuf::from("plain")),
         ]
     }
 
@@ -101,9 +90,10 @@ impl Mount {
         self.turn("fail-sync", on)
     }
 
-    /// While on, every write under the data directory fails with `ENOSPC`.
-    pub fn fail_writes(&self, on: bool) -> Result<()> {
-        self.turn("fail-write", on)
+    /// While on, the disk is full: nothing is created and no file grows, and that fails with `ENOSPC`. What is there
+    /// can be written over.
+    pub fn fill(&self, on: bool) -> Result<()> {
+        self.turn("full", on)
     }
 
     /// After the process is gone: a new mount on a copy of what was durable. The old directories are removed.

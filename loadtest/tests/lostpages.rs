@@ -314,25 +314,37 @@ fdatasync(fd)
 }
 
 #[test]
-fn a_full_disk_refuses_writes_and_recovers() {
+fn a_full_disk_lets_no_file_grow_or_begin_and_what_is_there_be_written_over() {
     let home = TempDir::new().unwrap();
     let mount = mount(&home);
-    mount.fail_writes(true).unwrap();
+    assert!(
+        program(&mount, "fd = make('log', b'yyyy'); fsync(fd); sync_dir()")
+            .wait()
+            .unwrap()
+            .success()
+    );
+    mount.fill(true).unwrap();
     let outside = home.path().join("outside");
     let body = format!(
         "
-fd = open('log', O_RDWR | O_CREAT)
-fails_with(errno.ENOSPC, write, fd, b'x')
-fails_with(errno.ENOSPC, pwrite, fd, b'x', 0)
+fd = open('log', O_RDWR)
+pwrite(fd, b'x', 3)
+lseek(fd, 1, 0)
+write(fd, b'x')
+fails_with(errno.ENOSPC, pwrite, fd, b'xx', 3)
+fails_with(errno.ENOSPC, writev, fd, [b'x', b'xx'])
 fails_with(errno.ENOSPC, posix_fallocate, fd, 0, 10)
+fails_with(errno.ENOSPC, open, 'new', O_RDWR | O_CREAT)
+fails_with(errno.ENOSPC, mkdir, 'directory')
+fsync(fd)
 make('{}', b'elsewhere is fine')
 ",
         outside.display()
     );
     assert!(program(&mount, &body).wait().unwrap().success());
-    mount.fail_writes(false).unwrap();
-    let left = after(mount, "fd = make('log', b'y'); fsync(fd); sync_dir()");
-    expect(&left, &[("log", b"y")]);
+    mount.fill(false).unwrap();
+    let left = after(mount, "fd = make('new', b'z'); fsync(fd); sync_dir()");
+    expect(&left, &[("log", b"yxyx"), ("new", b"z")]);
 }
 
 #[test]

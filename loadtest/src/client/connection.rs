@@ -64,6 +64,24 @@ pub struct Prepared {
     name: String,
 }
 
+impl Prepared {
+    /// Adds a header.
+    ///
+    /// # Errors
+    /// If it cannot be one.
+    pub fn with_header(mut self, name: &str, value: &str) -> Result<Self> {
+        let bad = Error::Usage;
+        let name = hyper::header::HeaderName::from_bytes(name.as_bytes());
+        let value = hyper::header::HeaderValue::from_str(value);
+        let headers = self.request.headers_mut();
+        headers.insert(
+            name.map_err(|error| bad(error.to_string()))?,
+            value.map_err(|error| bad(error.to_string()))?,
+        );
+        Ok(self)
+    }
+}
+
 /// One connection, opened on first use and reopened after a failure.
 #[derive(Debug)]
 pub struct Connection {
@@ -135,7 +153,13 @@ impl Connection {
         builder = match caller {
             Caller::Anonymous => builder,
             Caller::Session(token) => builder.header("authorization", format!("Bearer {token}")),
-            Caller::Key(key) => builder.header("x-api-key", key.api_key()),
+            Caller::Key(key) => {
+                let unsigned = builder.header("x-api-key", key.api_key());
+                match key.workflow_header() {
+                    Some(workflow) => unsigned.header("x-workflow-id", workflow),
+                    None => unsigned,
+                }
+            }
             Caller::Signed(key, protocol) => {
                 let now = unix_secs();
                 let mut signed = builder

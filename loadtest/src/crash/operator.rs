@@ -1,8 +1,11 @@
 //! The operator of the crash driver: one connection of management changes, one after another, until a request stays
 //! without an answer.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
+use super::people;
 use super::stage::{Kind, Stage};
 use crate::client::Connection;
 use crate::error::{Error, Result};
@@ -15,16 +18,22 @@ const MOST_WORKFLOWS: usize = 400;
 const MOST_LIVE_KEYS: usize = 200;
 const MOST_POLICIES: usize = 100;
 
-pub(super) async fn work(mut connection: Connection, stage: Stage, mut dice: Dice) {
+pub(super) async fn work(
+    mut connection: Connection,
+    stage: Stage,
+    data_dir: PathBuf,
+    mut dice: Dice,
+) {
     loop {
         let done = match dice.between(1, 100) {
-            1..=35 => switch(&mut connection, &stage).await,
-            36..=50 => move_cap(&mut connection, &stage, &mut dice).await,
-            51..=65 => create_workflow(&mut connection, &stage, &mut dice).await,
-            66..=75 => kill_one(&mut connection, &stage, &mut dice).await,
-            76..=83 => mint_key(&mut connection, &stage, &mut dice).await,
-            84..=90 => create_policy(&mut connection, &stage, &mut dice).await,
-            91..=94 => remove_policy(&mut connection, &stage, &mut dice).await,
+            1..=28 => switch(&mut connection, &stage).await,
+            29..=38 => move_cap(&mut connection, &stage, &mut dice).await,
+            39..=49 => create_workflow(&mut connection, &stage, &mut dice).await,
+            50..=56 => kill_one(&mut connection, &stage, &mut dice).await,
+            57..=63 => mint_key(&mut connection, &stage, &mut dice).await,
+            64..=69 => create_policy(&mut connection, &stage, &mut dice).await,
+            70..=73 => remove_policy(&mut connection, &stage, &mut dice).await,
+            74..=94 => people::change(&mut connection, &stage, &data_dir, &mut dice).await,
             _ => revoke_key(&mut connection, &stage, &mut dice).await,
         };
         match done {

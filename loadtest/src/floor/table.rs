@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Counting, Run, Series};
+use super::{Allocations, Counting, Run, Series};
 use crate::report::{Table, Violations};
 
 /// What the measurement showed.
@@ -15,6 +15,8 @@ pub struct Report {
     pub duration: Duration,
     /// One series per number of connections.
     pub series: Vec<Series>,
+    /// Calls of the allocator, if they were counted.
+    pub allocations: Option<Allocations>,
     /// Requests that were refused or failed, and a ledger that contradicts itself.
     pub violations: Violations,
 }
@@ -97,6 +99,12 @@ impl fmt::Display for Report {
             table.row(std::iter::once(name("ratio")).chain(ratios(series)));
         }
         write!(f, "{table}")?;
+        if let Some(Allocations { gate, floor }) = self.allocations {
+            writeln!(
+                f,
+                "calls of the allocator per request: gate {gate:.1}, floor {floor:.1}"
+            )?;
+        }
         for series in &self.series {
             for counting in [&series.gate_counted, &series.floor_counted] {
                 if let Counting::NotMeasured(why) = counting {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::{Revocation, SharedRecord, resend};
+use super::{Revocation, SharedRecord, people, resend};
 use crate::account::Account;
 use crate::client::Connection;
 use crate::error::{Error, Result};
@@ -36,6 +36,10 @@ pub struct Counts {
     pub states: u64,
     /// Workflows, keys, revocations, caps.
     pub management: u64,
+    /// Invitations, roles, removals, further organizations.
+    pub people: u64,
+    /// Of these, people who joined.
+    pub joined: u64,
 }
 
 /// What a check found.
@@ -62,11 +66,13 @@ impl fmt::Display for Counts {
             cancels,
             states,
             management,
+            people,
+            joined,
         } = self;
         write!(
             f,
             "{holds} holds, {refusals} refusals, {charges} charges, {cancels} cancels, {states} state changes, \
-             {management} management changes"
+             {management} management changes, {people} of people and organizations ({joined} joined)"
         )
     }
 }
@@ -109,6 +115,7 @@ async fn read_twice(
     resume_paused(connection, account, record, &mut report.violations).await?;
     check_keys(connection, record, &mut report.violations).await?;
     check_policies(connection, account, record, &mut report.violations).await?;
+    people::check(connection, account, record, &mut report.violations).await?;
     resend::everything_in_doubt(connection, record, report).await?;
     resend::acknowledged_holds(connection, record, options.holds, dice, report).await?;
     resend::acknowledged_charges(connection, record, options.charges, dice, report).await?;

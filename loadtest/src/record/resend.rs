@@ -140,9 +140,10 @@ pub(super) async fn acknowledged_charges(
         let record = record.lock();
         let certain = record
             .charges
-            .values()
-            .filter(|charge| charge.certain && charge.event_id.is_some());
-        certain.cloned().collect()
+            .iter()
+            .filter(|(_, charge)| charge.certain && charge.event_id.is_some())
+            .filter(|(id, _)| record.is_remembered(**id));
+        certain.map(|(_, charge)| charge.clone()).collect()
     };
     while chosen.len() > limit {
         chosen.swap_remove(dice.index(chosen.len()));
