@@ -83,7 +83,8 @@ impl House {
     /// None of these is in it.
     fn keeps(&self, secrets: &[String]) {
         let log = self.log();
-        assert!(log.contains("TRACE"), "it is as talkative as it gets");
+        // Every request has a line at this level; what is finer comes from libraries, not everywhere alike.
+        assert!(log.contains("DEBUG nullrun"), "it logs all requests");
         for secret in secrets {
             assert!(secret.len() > 7, "{secret} is no secret");
             let line = log.lines().find(|line| line.contains(secret.as_str()));
