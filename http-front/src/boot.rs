@@ -139,7 +139,10 @@ const CLOCK_BEHIND_MOST: Duration = Duration::from_secs(24 * 3600);
 pub async fn run(config: Config) -> Result<(), BootError> {
     config.check()?;
     #[cfg(debug_assertions)]
-    config.start_clock();
+    {
+        config.start_clock();
+        config.start_answers()?;
+    }
     for name in Config::unknown_variables() {
         tracing::warn!(
             name,

@@ -147,6 +147,10 @@ pub struct Config {
     /// milliseconds it is ahead, for testing steps. Refused by release builds.
     #[arg(long, env = "NULLRUN_TEST_NOW", hide = true)]
     pub test_now: Option<String>,
+    /// The file to which each route's statuses are appended, for comparing them with the API's
+    /// description. Refused by release builds.
+    #[arg(long, env = "NULLRUN_TEST_ANSWERS", hide = true)]
+    pub test_answers: Option<String>,
 }
 
 /// What else this program does.
@@ -283,6 +287,9 @@ pub enum BadConfig {
     /// Another time in a release build, or none at all.
     #[error("NULLRUN_TEST_NOW={0} is not available: {1}")]
     TestNow(String, &'static str),
+    /// Answers noted by a release build, or where no file can be.
+    #[error("NULLRUN_TEST_ANSWERS={0} is not available: {1}")]
+    TestAnswers(String, String),
 }
 
 impl Config {
@@ -334,6 +341,14 @@ impl Config {
                 ));
             }
         }
+        if let Some(file) = self
+            .test_answers
+            .as_ref()
+            .filter(|_| !cfg!(debug_assertions))
+        {
+            let why = "this is a release build".to_owned();
+            return Err(BadConfig::TestAnswers(file.clone(), why));
+        }
         if let Some(fault) = &self.test_fault {
             if !cfg!(debug_assertions) {
                 return Err(BadConfig::TestFault(
@@ -363,6 +378,16 @@ impl Config {
         if let Some(file) = self.clock_file() {
             clock::follow(file.into());
         }
+    }
+
+    /// Begins to note the statuses of answers, if a test says so.
+    #[cfg(debug_assertions)]
+    pub fn start_answers(&self) -> Result<(), BadConfig> {
+        let Some(file) = &self.test_answers else {
+            return Ok(());
+        };
+        crate::answers::note_in(file)
+            .map_err(|error| BadConfig::TestAnswers(file.clone(), error.to_string()))
     }
 
     /// Is this test fault on?

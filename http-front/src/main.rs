@@ -1,5 +1,7 @@
 //! The NullRun gateway. `nullrun --help` lists the settings; `README.md` says how to use it.
 
+#[cfg(debug_assertions)]
+mod answers;
 mod app;
 mod boot;
 mod bootstrap;

@@ -90,6 +90,8 @@ async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next)
         "answered"
     );
     app.metrics.requests.note(route, &method, status, took);
+    #[cfg(debug_assertions)]
+    crate::answers::note(&method, route, status);
     response
 }
 
