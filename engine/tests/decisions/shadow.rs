@@ -6,7 +6,7 @@ use engine::command::{Ask, Command, Decision, Figures, NO_KEY, Outcome, Verdict}
 use engine::evaluate::{Evaluated, nothing};
 use engine::limits;
 use engine::manage::{
-    Manage, PolicyDraft, PolicyPatch, Refusal, Terms, WorkflowPatch, draft_rules,
+    Manage, PolicyDraft, PolicyPatch, Refusal, Terms, WatchPatch, WorkflowPatch, draft_rules,
 };
 use engine::plan::{Limits, Plan};
 use engine::rules::Standing;
@@ -206,7 +206,7 @@ fn what_a_policy_flags_is_noted_and_nothing_else_of_it() {
 fn a_workflows_own_loop_rule_stops_it_beside_all_policies() {
     let mut desk = Desk::new();
     desk.patch_workflow(WorkflowPatch {
-        watch: Some(Some(LoopWatch {
+        watch: WatchPatch::to(Some(LoopWatch {
             threshold: 3,
             window_secs: 60,
         })),

@@ -2,6 +2,7 @@
 
 use super::config::{self, Config, ConfigShown, MatchShown, Matching};
 use super::words::{ActionName, Mode, ScopeName, TypeName, scope_id};
+use crate::app::refused;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
 use crate::manage::caps::ModeName;
@@ -54,7 +55,9 @@ pub struct Create {
     enforcement_mode: Option<ModeName>,
 }
 
-/// What changes in a policy; absent stays. A given `config` or `match` replaces the old one.
+/// What changes in a policy; absent stays, within `config` and `match` too. A list replaces the list
+/// there was, null takes a condition off, and `match: null` all of them. For a ToolBlock, `match.tools`
+/// and `config` are one list: what either says is the whole of it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PolicyPatch)]
@@ -163,7 +166,9 @@ impl Create {
             scope_id,
             priority: self.priority.unwrap_or(PRIORITY),
             action: self.action.map_or(PolicyAction::Block, ActionName::action),
-            terms: config::terms(kind, Some(&config), matching, Terms::default())?,
+            terms: config::terms(kind, Some(&config), matching)?
+                .of(Terms::default())
+                .map_err(refused)?,
             is_active: self.is_active.unwrap_or(true),
             shadow: self.mode.is_some_and(Mode::is_shadow),
             template: None,
