@@ -530,6 +530,72 @@ async fn a_patch_changes_what_it_says_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn of_many_who_patch_different_parts_at_once_every_one_is_heard() {
+    let mut stage = Stage::start(LAYOUTS[5].1);
+    let account = stage.account().await;
+    let cap = make(
+        &mut stage,
+        &account,
+        rule("BudgetLimit", json!({ "budget_cents": 1 })),
+    )
+    .await;
+    let one = format!("/policies/{}", cap["id"].as_str().unwrap());
+    let workflow = format!("/workflows/{}", account.workflow);
+    let soft = json!({ "enforcement_mode": "Soft", "loop_threshold": 5 });
+    stage.patch(&account, &workflow, soft).await;
+    for round in 2..12_u32 {
+        let patches = [
+            (&one, json!({ "config": { "budget_cents": round } })),
+            (
+                &one,
+                json!({ "config": { "budget_period": if round % 2 == 0 { "day" } else { "week" } } }),
+            ),
+            (
+                &one,
+                json!({ "match": { "models": [format!("m{round}")] } }),
+            ),
+            (&one, json!({ "match": { "min_cost_cents": round } })),
+            (&workflow, json!({ "max_overdraft_cents": round })),
+            (&workflow, json!({ "max_overdraft_percent": round })),
+            (&workflow, json!({ "loop_threshold": round })),
+            (&workflow, json!({ "loop_window_secs": round })),
+        ];
+        let asked = patches.map(|(path, patch)| {
+            let (mut connection, account) = (stage.connect(), account.clone());
+            let path = account.path(path);
+            tokio::spawn(async move {
+                let caller = account.operator();
+                let answer = connection.patch(&path, caller, &patch).await;
+                answer.unwrap().expect(&[200]).unwrap();
+            })
+        });
+        for one in asked {
+            one.await.unwrap();
+        }
+        let now = stage.see(&account, &one).await;
+        let (config, matching) = (&now["config"], &now["match"]);
+        let period = if round % 2 == 0 { "day" } else { "week" };
+        assert_eq!(
+            (&config["budget_cents"], &config["budget_period"]),
+            (&json!(round), &json!(period))
+        );
+        assert_eq!(
+            (&matching["models"][0], &matching["min_cost_cents"]),
+            (&json!(format!("m{round}")), &json!(round))
+        );
+        let now = stage.see(&account, &workflow).await;
+        for field in [
+            "max_overdraft_cents",
+            "max_overdraft_percent",
+            "loop_threshold",
+            "loop_window_secs",
+        ] {
+            assert_eq!(now[field], round, "{field}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_tried_call_is_shown_with_what_it_was_held_against_and_what_a_draft_would_change() {
     let mut stage = Stage::start(LAYOUTS[5].1);
     let account = stage.account().await;

@@ -10,6 +10,7 @@ mod shapes;
 mod templates;
 pub mod words;
 
+use super::once::Named;
 use super::{Admitted, List, Page, admit, done, id, no_content, unexpected};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -173,7 +174,7 @@ async fn patch(
     let kind = find(&app, admitted.org, id)?.policy_type;
     let matching = body
         .matching
-        .map(|matching| matching.unwrap_or_else(Matching::none));
+        .map(|matching| matching.map_or_else(Matching::none, |Named(matching)| matching));
     let terms = config::terms(kind, body.config.as_ref(), matching.as_ref())?;
     let patch = Manage::PatchPolicy {
         org: admitted.org,

@@ -8,7 +8,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::manage::caps::ModeName;
 use crate::manage::id;
 use crate::manage::nullable;
-use crate::manage::once::{fields_once, maybe_fields_once};
+use crate::manage::once::{Named, fields_once, maybe_fields_once};
 use engine::manage::{PRIORITY, PolicyDraft, Terms};
 use engine::rules::Compiled;
 use persist::record::{PolicyAction, PolicyType, Scope};
@@ -43,7 +43,8 @@ pub struct Create {
     /// Refuses if absent.
     action: Option<ActionName>,
     #[serde(rename = "match")]
-    matching: Option<Matching>,
+    #[schema(value_type = Option<Matching>)]
+    matching: Option<Named<Matching>>,
     #[serde(default, deserialize_with = "fields_once")]
     #[schema(value_type = Config)]
     config: Map<String, Value>,
@@ -71,7 +72,7 @@ pub struct Patch {
     pub action: Option<ActionName>,
     #[serde(rename = "match", default, deserialize_with = "nullable")]
     #[schema(value_type = Option<Matching>)]
-    pub matching: Option<Option<Matching>>,
+    pub matching: Option<Option<Named<Matching>>>,
     #[serde(default, deserialize_with = "maybe_fields_once")]
     #[schema(value_type = Option<Config>)]
     pub config: Option<Map<String, Value>>,
@@ -159,7 +160,7 @@ impl Create {
             api_key_id: self.api_key_id.as_deref(),
         };
         let (scope, scope_id) = place.read()?;
-        let matching = self.matching.as_ref();
+        let matching = self.matching.as_ref().map(|Named(matching)| matching);
         Ok(PolicyDraft {
             policy_type: kind,
             scope,
