@@ -225,12 +225,7 @@ impl<'b, 'a> Purses<'b, 'a> {
             Scope::ApiKey => self.key,
         };
         match (shared, scope) {
-            (Some(shared), _) => {
-                let mut sums = shared.money.since(first);
-                let released = context.pending.released(shared, first);
-                sums.held -= released;
-                (sums, released)
-            }
+            (Some(shared), _) => context.pending.sums(shared, first),
             (None, Scope::ApiKey) => {
                 let payer = context.shard.payer(self.ask.workflow, self.ask.key);
                 let sums = payer.map(|account| account.since(first));

@@ -618,12 +618,6 @@ impl WorkflowView {
 pub struct OrgView {
     /// Booked and held in the period of its cap.
     pub sums: Sums,
-    /// Booked ever.
-    pub lifetime: Nanos,
-    /// Its cap.
-    pub budget: Option<Nanos>,
-    /// Open holds.
-    pub open_holds: u64,
     /// The period.
     pub period: Period,
     /// The day it was shown on.
@@ -638,8 +632,6 @@ impl OrgView {
     /// Adds what another pump holds.
     pub fn join(&mut self, other: Self) {
         self.sums += other.sums;
-        self.lifetime += other.lifetime;
-        self.open_holds += other.open_holds;
         self.workflows.extend(other.workflows);
         self.workflows
             .sort_by_key(|view| (view.entry.created_at, view.entry.id));

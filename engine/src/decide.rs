@@ -17,7 +17,7 @@ use crate::plan::PlanTable;
 use crate::price::{PriceTable, Quote};
 use crate::rules::Described;
 use crate::shard::{Shard, WorkflowLive};
-use persist::record::{Arithmetic, ChainLink, ChainTerms, Endpoint, State};
+use persist::record::{Arithmetic, ChainLink, ChainTerms, Endpoint, PolicyType, State};
 use persist::{HoldId, Millis, Nanos};
 use smallvec::SmallVec;
 
@@ -109,7 +109,12 @@ pub struct Decided {
     pub effect: Effect,
     /// What a detector says.
     pub mark: Option<Mark>,
+    /// The questions that policies answer, up to the one that ended it.
+    pub asked: Questions,
 }
+
+/// Questions that policies answer, in the order they are asked.
+pub type Questions = SmallVec<[PolicyType; 4]>;
 
 impl Decided {
     fn refused(block: Block, remaining: Option<Nanos>, projected: Nanos) -> Self {
@@ -122,6 +127,7 @@ impl Decided {
             },
             effect: Effect::Refuse,
             mark: None,
+            asked: Questions::new(),
         }
     }
 }
@@ -131,6 +137,7 @@ impl Decided {
 struct Aside {
     mark: Option<Mark>,
     notes: Vec<Noted>,
+    asked: Questions,
 }
 
 /// Decides a call. Meters are the only thing it changes, and the second time (`again`) not even
@@ -143,8 +150,8 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask, again: bool
         now.is_some_and(|now| now.version == noted.policy.version)
     };
     let mut aside = Aside {
-        mark: None,
         notes: ask.noted.iter().filter(same).cloned().collect(),
+        ..Aside::default()
     };
     let decided = questions(context, meters, ask, again, &mut aside);
     Decided {
@@ -153,6 +160,7 @@ pub fn decide(context: &Context<'_>, meters: &mut Meters, ask: &Ask, again: bool
             ..decided.decision
         },
         mark: aside.mark,
+        asked: aside.asked,
         ..decided
     }
 }
@@ -197,6 +205,7 @@ fn questions(
         },
         effect,
         mark: None,
+        asked: Questions::new(),
     };
 
     if let Some(refusal) = key_refusal(context, ask) {
@@ -227,6 +236,7 @@ fn questions(
         }
     }
     if !check {
+        aside.asked.push(PolicyType::ToolBlock);
         note::tools(org, must_name_tools(ask), &call, &mut aside.notes);
         if let Some(refusal) = tool_refusal(org, ask, &call) {
             return block(refusal);
@@ -242,6 +252,7 @@ fn questions(
             })
         });
     if !check && !again {
+        aside.asked.push(PolicyType::LoopDetection);
         let looked = pace::repeats(
             context,
             meters,
@@ -288,6 +299,7 @@ fn questions(
         }
     };
     if !check && !again {
+        aside.asked.push(PolicyType::RateLimit);
         let refusal = pace::rate_refusal(context, meters, org, ask, &call);
         pace::note_rates(
             context,
@@ -302,6 +314,7 @@ fn questions(
             return block(refusal);
         }
     }
+    aside.asked.push(PolicyType::BudgetLimit);
     note::budgets(context, org, live, ask, &call, size, &mut aside.notes);
     let amount = match budget::reserve(context, workflow, live, ask, &caps, size) {
         Ok(amount) => amount,

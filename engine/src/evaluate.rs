@@ -2,8 +2,7 @@
 //! ask the functions that decide; neither holds, counts or writes anything.
 
 use crate::budget;
-use crate::code::Code;
-use crate::command::{Ask, Decision, NO_KEY, Outcome, Protocol, Verdict};
+use crate::command::{Ask, Decision, NO_KEY, Outcome, Protocol};
 use crate::decide::{Context, decide};
 use crate::directory::{Directory, OrgEntry, WorkflowEntry};
 use crate::engine::Engine;
@@ -11,7 +10,7 @@ use crate::manage::Refusal;
 use crate::pace;
 use crate::rules::{Compiled, Described, Looked, QUESTIONS, Rules};
 use persist::record::{Arithmetic, Composition, Endpoint, PolicyAction, PolicyType, Scope};
-use persist::{HoldId, KeyId, Nanos, OrgId, WorkflowId};
+use persist::{HoldId, KeyId, OrgId, WorkflowId};
 use std::sync::Arc;
 
 /// How a described call ends.
@@ -19,16 +18,26 @@ use std::sync::Arc;
 pub struct Evaluated {
     /// As `/gate` would give it.
     pub decision: Decision,
+    /// The workflow.
+    pub workflow: Arc<WorkflowEntry>,
     /// How the policies combine.
     pub composition: Composition,
     /// What was looked at, question by question, up to the one that ended it.
     pub looked: Vec<(PolicyType, Vec<Looked>)>,
+    /// What the call was held against in these questions.
+    pub limits: InForce,
+    /// How it ends by the org's own policies, where others were tried.
+    pub present: Option<Decision>,
 }
 
 /// Decides a described call by `rules`, or the org's own, as if it came now. `None` if there is no
-/// such org.
+/// such org or workflow.
 #[must_use]
 pub fn evaluate(context: &Context<'_>, rules: Option<&Rules>, ask: &Ask) -> Option<Evaluated> {
+    let present = match rules {
+        Some(_) => Some(evaluate(context, None, ask)?.decision),
+        None => None,
+    };
     let own = &context.directory.org(ask.org)?.rules;
     let stated = ask.figures.as_ref().and_then(|figures| figures.calls);
     let apart = rules.unwrap_or(own).apart(context.now, stated);
@@ -38,38 +47,86 @@ pub fn evaluate(context: &Context<'_>, rules: Option<&Rules>, ask: &Ask) -> Opti
         ..*context
     };
     let org = directory.org(ask.org)?;
+    let workflow = directory.workflow(ask.org, ask.workflow)?;
     let mut meters = pace::meters_apart(&context, org, ask);
-    let decision = decide(&context, &mut meters, ask, false).decision;
+    let decided = decide(&context, &mut meters, ask, false);
     let call = Described {
         workflow: ask.workflow,
         key: ask.key,
         tools: &ask.tools,
         model: ask.model_lower.as_deref(),
-        projected: decision.projected,
+        projected: decided.decision.projected,
     };
-    let asked = QUESTIONS.iter().take(questions(&decision));
-    let looked = asked.map(|question| {
+    let looked = decided.asked.iter().map(|question| {
         let looked = org.rules.look(org.composition, *question, &call);
         (*question, looked)
     });
     Some(Evaluated {
+        workflow: Arc::clone(workflow),
         composition: org.composition,
         looked: looked.collect(),
-        decision,
+        limits: InForce::of(&context, (org, workflow), ask, &call, &decided.asked),
+        decision: decided.decision,
+        present,
     })
 }
 
-/// How many of the questions about policies were asked.
-const fn questions(decision: &Decision) -> usize {
-    match &decision.verdict {
-        Verdict::Allow { .. } => QUESTIONS.len(),
-        Verdict::Block(block) => match block.code {
-            Code::ToolBlocked => 1,
-            Code::LoopDetected | Code::ChainMaxDurationExceeded => 2,
-            Code::RateLimitExceeded => 3,
-            Code::BudgetHardBlocked | Code::BudgetOrgCeilingBlocked => 4,
-            _ => 0,
-        },
+/// Rates, loop rules and caps that a call is held against.
+#[derive(Debug, Clone, Default)]
+pub struct InForce {
+    /// Rates.
+    pub rates: Vec<RateInForce>,
+    /// Loop rules.
+    pub loops: Vec<LoopInForce>,
+    /// Caps, with what is taken from them.
+    pub caps: Vec<(Arithmetic, Option<Arc<Compiled>>)>,
+}
+
+impl InForce {
+    /// Those of the questions that are asked, from the functions that decide.
+    fn of(
+        context: &Context<'_>,
+        (org, workflow): (&OrgEntry, &WorkflowEntry),
+        ask: &Ask,
+        call: &Described<'_>,
+        asked: &[PolicyType],
+    ) -> Self {
+        let mut found = Self::default();
+        // A call that names no tool is none of a loop.
+        if asked.contains(&PolicyType::LoopDetection) && !call.tools.is_empty() {
+            let loops = pace::watches(org, workflow, call).into_iter();
+            found.loops.extend(loops.map(|watch| {
+                LoopInForce {
+                    scope: watch.scope,
+                    threshold: watch.threshold,
+                    secs: watch.secs,
+                    flags: watch
+                        .policy
+                        .is_some_and(|policy| policy.action == PolicyAction::Flag),
+                    policy: watch.policy.cloned(),
+                }
+            }));
+        }
+        if asked.contains(&PolicyType::RateLimit) {
+            let rates = pace::limits(context, org, call.key, call).into_iter();
+            found
+                .rates
+                .extend(rates.map(|(scope, limit, policy)| RateInForce {
+                    scope,
+                    limit,
+                    used: pace::calls(context, org, ask, scope),
+                    policy: policy.cloned(),
+                }));
+        }
+        if asked.contains(&PolicyType::BudgetLimit) {
+            let live = context.shard.workflow(workflow.id);
+            let caps = budget::caps(context, org, workflow, live, ask, call);
+            let caps = caps
+                .iter()
+                .map(|cap| (cap.asking(call.projected), cap.policy().cloned()));
+            found.caps.extend(caps);
+        }
+        found
     }
 }
 
@@ -82,28 +139,24 @@ pub struct Effective {
     pub composition: Composition,
     /// Every policy that concerns them, question by question, in the order it is asked.
     pub looked: Vec<(PolicyType, Vec<Looked>)>,
-    /// Rates that every call is held against.
-    pub rates: Vec<RateInForce>,
-    /// Loop rules.
-    pub loops: Vec<LoopInForce>,
-    /// Caps, with what is taken from them.
-    pub caps: Vec<(Arithmetic, Option<Arc<Compiled>>)>,
+    /// What every call is held against; loop rules, every call that names a tool.
+    pub limits: InForce,
 }
 
-/// A rate that every call is held against.
+/// A rate that a call is held against.
 #[derive(Debug, Clone)]
 pub struct RateInForce {
     /// Whose.
     pub scope: Scope,
     /// Calls per minute.
     pub limit: u32,
-    /// Calls of the last minute.
+    /// Calls of the minute before.
     pub used: u32,
     /// The policy that sets it; none for the key's own.
     pub policy: Option<Arc<Compiled>>,
 }
 
-/// A loop rule that every call is held against.
+/// A loop rule that a call is held against.
 #[derive(Debug, Clone)]
 pub struct LoopInForce {
     /// Whose.
@@ -135,37 +188,24 @@ pub fn effective(
             rules.look_in_general(composition, *question, workflow.id, key),
         )
     });
+    // A tool without a name is one of which only rules about every tool speak.
+    let nameless = [String::new()];
     let plain = Described::plain(workflow.id, key);
+    let any = Described {
+        tools: &nameless,
+        ..plain
+    };
     let ask = nothing(org.id, workflow.id, key);
-    let rates = pace::limits(context, org, key, &plain).into_iter();
-    let rates = rates.map(|(scope, limit, policy)| RateInForce {
-        scope,
-        limit,
-        used: pace::calls(context, org, &ask, scope),
-        policy: policy.cloned(),
-    });
-    let loops = pace::watches(org, workflow, &plain).into_iter();
-    let loops = loops.map(|watch| LoopInForce {
-        scope: watch.scope,
-        threshold: watch.threshold,
-        secs: watch.secs,
-        flags: watch
-            .policy
-            .is_some_and(|policy| policy.action == PolicyAction::Flag),
-        policy: watch.policy.cloned(),
-    });
-    let live = context.shard.workflow(workflow.id);
-    let caps = budget::caps(context, org, workflow, live, &ask, &plain);
-    let caps = caps
-        .iter()
-        .map(|cap| (cap.asking(Nanos::ZERO), cap.policy().cloned()));
+    let of = |call, asked: &[_]| InForce::of(context, (org, workflow), &ask, call, asked);
+    let limits = InForce {
+        loops: of(&any, &[PolicyType::LoopDetection]).loops,
+        ..of(&plain, &[PolicyType::RateLimit, PolicyType::BudgetLimit])
+    };
     Effective {
         workflow: Arc::clone(workflow),
         composition,
         looked: looked.collect(),
-        rates: rates.collect(),
-        loops: loops.collect(),
-        caps: caps.collect(),
+        limits,
     }
 }
 
@@ -227,9 +267,8 @@ impl Engine {
         ask: &Ask,
         rules: Option<&Rules>,
     ) -> Outcome {
-        let workflow = directory.workflow(ask.org, ask.workflow);
         let shard = self.shard_with(ask.org, ask.workflow);
-        let evaluated = workflow.and(shard).and_then(|shard| {
+        let evaluated = shard.and_then(|shard| {
             let context = self.context(directory, shard);
             evaluate(&context, rules, ask)
         });

@@ -16,6 +16,10 @@ pub const POLICY_PATTERN_BYTES: usize = 16 << 10;
 /// Patterns in all policies of an org: every call may be compared with each of them, and all orgs
 /// share the thread that does it.
 pub const ORG_PATTERNS: usize = 2000;
+/// Organizations that one person may belong to.
+pub const ORGS_PER_PERSON: usize = 100;
+/// Invitations of one org that nobody has answered. Those whose time is over make room.
+pub const INVITES: usize = 1000;
 /// Policies in one org.
 pub const POLICIES: usize = 1000;
 /// Policies in one org that only flag or stand in the shadow: each may be noted with every call.

@@ -4,6 +4,7 @@ mod accounts;
 mod check;
 mod keys;
 mod members;
+mod patch;
 mod people;
 mod policies;
 mod prices;
@@ -11,9 +12,10 @@ mod templates;
 mod workflows;
 
 pub use keys::{KeyTexts, NewKey};
-pub use members::{Answer, NewInvite, NewOrg, Newcomer};
+pub use members::{Answer, NewInvite, NewOrg, Newcomer, role_too_low, role_word};
+pub use patch::{OverdraftPatch, WatchPatch};
 pub use people::{Account, NewSession, Registration};
-pub use policies::{PRIORITY, PolicyDraft, PolicyPatch, Terms, draft_rules};
+pub use policies::{PRIORITY, PolicyDraft, PolicyPatch, Terms, TermsPatch, draft_rules};
 pub use prices::NewPrice;
 pub use templates::{CATALOG, Template, TemplateTerms};
 pub use workflows::{WorkflowPatch, WorkflowSettings};
@@ -446,10 +448,7 @@ fn changes<'a>(
         now,
     } = desk;
     Ok(match manage {
-        Manage::Register(new) => (
-            Actor::User(new.user),
-            people::register(directory, now, new)?,
-        ),
+        Manage::Register(new) => (Actor::User(new.user), people::register(desk, new)?),
         Manage::OpenSession(session) => (
             Actor::User(session.user),
             vec![Change::SessionAdded(people::session(session, now))],
@@ -528,7 +527,8 @@ fn changes<'a>(
             let before = directory
                 .workflow(*org, *id)
                 .ok_or(Refusal::NotFound("workflow"))?;
-            let settings = patched.settings.insert(workflows::patched(before, patch));
+            let settings = workflows::patched(before, patch)?;
+            let settings = patched.settings.insert(settings);
             workflows::check_workflow(directory, *org, Some(*id), settings)?;
             let entry = desk.org(*org)?;
             if patch.approvals == Some(true) && !before.rare().approvals {
@@ -617,10 +617,7 @@ fn changes<'a>(
             id,
             draft,
         } => {
-            let entry = desk.org(*org)?;
-            policies::room(entry, plans.of(&entry.plan), draft)?;
-            policies::features(desk, entry, draft)?;
-            policies::check_draft(directory, *org, *id, draft)?;
+            policies::admit(desk, desk.org(*org)?, *id, None, draft)?;
             let added = policies::policy_record(*org, *id, draft, 1, now, now);
             (*actor, vec![Change::PolicyAdded(added)])
         }
@@ -633,10 +630,7 @@ fn changes<'a>(
             let entry = directory.org(*org).ok_or(Refusal::NotFound("policy"))?;
             let before = entry.rules.get(*id).ok_or(Refusal::NotFound("policy"))?;
             let draft = patched.draft.insert(policies::patched(before, patch)?);
-            if policies::grows(before, draft) {
-                policies::features(desk, entry, draft)?;
-            }
-            policies::check_draft(directory, *org, *id, draft)?;
+            policies::admit(desk, entry, *id, Some(before), draft)?;
             let after = policies::changed(*org, before, draft, now);
             let changes = after.map(Change::PolicyChanged).into_iter().collect();
             (*actor, changes)
@@ -654,6 +648,8 @@ fn changes<'a>(
                 ..PolicyPatch::default()
             };
             let draft = patched.draft.insert(policies::patched(before, &patch)?);
+            // What it says was looked at before: whatever it is, it can be switched off.
+            policies::features(desk, entry, Some(before), draft)?;
             let after = policies::changed(*org, before, draft, now);
             let changes = after.map(Change::PolicyChanged).into_iter().collect();
             (*actor, changes)
@@ -670,8 +666,7 @@ fn changes<'a>(
                 return Ok((*actor, Vec::new()));
             };
             let draft = patched.draft.insert(draft);
-            policies::room(entry, plans.of(&entry.plan), draft)?;
-            policies::check_draft(directory, *org, *id, draft)?;
+            policies::admit(desk, entry, *id, None, draft)?;
             let added = policies::policy_record(*org, *id, draft, 1, now, now);
             (*actor, vec![Change::PolicyAdded(added)])
         }

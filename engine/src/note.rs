@@ -68,18 +68,12 @@ pub fn tools(org: &OrgEntry, must_name: bool, call: &Described<'_>, notes: &mut 
         return;
     }
     for scope in SCOPES {
-        for tool in call.tools {
-            let names = |policy: &Compiled| policy.names(tool);
-            let question = PolicyType::ToolBlock;
-            let heard = org
-                .rules
-                .observers(org.composition, question, scope, call, names);
-            for policy in heard {
-                if !notes.iter().any(|noted| noted.policy.id == policy.id) {
-                    notes.extend(Noted::of(policy, true));
-                }
-            }
-        }
+        let heard = org.rules.tool_observers(org.composition, scope, call);
+        notes.extend(
+            heard
+                .into_iter()
+                .filter_map(|policy| Noted::of(policy, true)),
+        );
     }
 }
 
@@ -96,9 +90,7 @@ pub fn rates(
     }
     for scope in SCOPES {
         let question = PolicyType::RateLimit;
-        let heard = org
-            .rules
-            .observers(org.composition, question, scope, call, |_| true);
+        let heard = org.rules.observers(org.composition, question, scope, call);
         for policy in heard {
             let over = match (&policy.calls, policy.calls_per_minute) {
                 (Some(calls), Some(limit)) => {
@@ -130,9 +122,7 @@ pub fn budgets(
     }
     for scope in SCOPES {
         let question = PolicyType::BudgetLimit;
-        let heard = org
-            .rules
-            .observers(org.composition, question, scope, call, |_| true);
+        let heard = org.rules.observers(org.composition, question, scope, call);
         for policy in heard {
             let cap = budget::cap_of(context, org, live, ask, policy);
             let over = cap.is_some_and(|cap| cap.refuses(size));

@@ -147,9 +147,7 @@ fn note_repeats(
     }
     let (composition, question) = (org.composition, PolicyType::LoopDetection);
     for scope in SCOPES {
-        let heard = org
-            .rules
-            .observers(composition, question, scope, call, |_| true);
+        let heard = org.rules.observers(composition, question, scope, call);
         for policy in heard.filter(|policy| policy.shadow) {
             let (threshold, secs) = policy.repeats();
             let of = Count {
@@ -327,10 +325,17 @@ fn with_rate<T>(
     }
 }
 
-/// Calls of the last minute in a scope.
+/// Calls of the minute before a call in a scope: as counted, or as is said of a described one.
 #[must_use]
 pub fn calls(context: &Context<'_>, org: &OrgEntry, ask: &Ask, scope: Scope) -> u32 {
-    counted(context, org, ask, scope).map_or(0, |rate| rate.calls(context.now))
+    stated_calls(ask).unwrap_or_else(|| {
+        counted(context, org, ask, scope).map_or(0, |rate| rate.calls(context.now))
+    })
+}
+
+/// How many calls there were in the minute before, if that is said of a described call.
+fn stated_calls(ask: &Ask) -> Option<u32> {
+    ask.figures.as_ref()?.calls
 }
 
 /// A copy of a scope's meter; none if nothing was counted.
@@ -350,7 +355,7 @@ fn counted(context: &Context<'_>, org: &OrgEntry, ask: &Ask, scope: Scope) -> Op
 #[must_use]
 pub fn meters_apart(context: &Context<'_>, org: &OrgEntry, ask: &Ask) -> Meters {
     let mut apart = Meters::apart();
-    let stated = ask.figures.as_ref().and_then(|figures| figures.calls);
+    let stated = stated_calls(ask);
     for scope in SCOPES {
         let subject = match scope {
             Scope::Org => Subject::Org(ask.org),

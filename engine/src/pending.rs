@@ -2,6 +2,7 @@
 //! events it is counting, and which it forgets. Alone, a pump needs none of this: nobody else can see its figures
 //! before the log has them in order.
 
+use crate::account::Sums;
 use crate::dedup::{Dedup, Known};
 use crate::shared::Shared;
 use hashbrown::HashMap;
@@ -89,9 +90,17 @@ impl Pending {
         })
     }
 
-    /// What this pump released on the days from `first` on, and nobody else sees yet.
+    /// What is booked and held on the days from `first` on as this pump sees it, and how much of it
+    /// it has released while nobody else sees that yet.
     #[must_use]
-    pub fn released(&self, shared: &Arc<Shared>, first: Day) -> Nanos {
+    pub fn sums(&self, shared: &Arc<Shared>, first: Day) -> (Sums, Nanos) {
+        let mut sums = shared.money.since(first);
+        let released = self.released(shared, first);
+        sums.held -= released;
+        (sums, released)
+    }
+
+    fn released(&self, shared: &Arc<Shared>, first: Day) -> Nanos {
         let Some(releases) = self.releases.get(&address(shared)) else {
             return Nanos::ZERO;
         };

@@ -14,7 +14,7 @@ pub struct Limits {
     pub workflows: Option<u32>,
     /// Calls allowed in a calendar month (UTC).
     pub executions_per_month: Option<u64>,
-    /// Days of history.
+    /// Days of history (shown, not enforced).
     pub history_days: Option<u32>,
     /// Members and open invitations.
     pub seats: Option<u32>,
@@ -30,7 +30,8 @@ pub struct Limits {
     pub requests_per_second: Option<u32>,
 }
 
-/// What a plan has; what is not named, it has.
+/// What a plan has; what is not named, it has. Only those of [`Feature`] are asked for; the others are
+/// shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Features {
@@ -38,17 +39,17 @@ pub struct Features {
     pub custom_policies: bool,
     /// Calls that wait for a person.
     pub approvals: bool,
-    /// Alerts.
+    /// Alerts (shown, not enforced).
     pub alerts: bool,
-    /// The audit log.
+    /// The audit log (shown, not enforced).
     pub audit_log: bool,
     /// More than one member.
     pub team: bool,
-    /// Roles.
+    /// Roles (shown, not enforced).
     pub rbac: bool,
-    /// Replays of recorded traffic.
+    /// Replays of recorded traffic (shown, not enforced).
     pub replay: bool,
-    /// Signing in through a provider.
+    /// Signing in through a provider (shown, not enforced).
     pub sso: bool,
 }
 

@@ -19,6 +19,7 @@ use persist::record::{
     Composition, Overdraft, PeriodKind, Policy, PolicyAction, PolicyType, Scope,
 };
 use persist::{KeyId, Millis, Nanos, PolicyId, WorkflowId};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A policy ready to be asked.
@@ -341,27 +342,58 @@ impl Rules {
         listed.filter(|policy| !policy.shadow)
     }
 
-    /// The policies of a question and scope that only have something to say of a call, as far as
-    /// `concerns` says that they are about it, and would be heard: with first match, nothing in force
-    /// answers before them.
+    /// The policies of a question and scope that only have something to say of a call, and would be
+    /// heard: with first match, nothing in force answers before them. Rules about tools are asked
+    /// tool by tool, in [`Rules::tool_observers`].
     pub fn observers<'a>(
         &'a self,
         composition: Composition,
         question: PolicyType,
         scope: Scope,
         call: &Described<'_>,
-        concerns: impl Fn(&Compiled) -> bool,
     ) -> impl Iterator<Item = &'a Arc<Compiled>> {
         let listed = self.listed(question, scope, call).iter();
         let mut answered = false;
         listed
-            .filter(move |policy| policy.matches_call(call) && concerns(policy))
+            .filter(move |policy| policy.matches_call(call))
             .take_while(move |policy| {
                 let heard = !answered;
                 answered |= composition == Composition::FirstMatch && !policy.shadow;
                 heard
             })
             .filter(|policy| policy.only_observes())
+    }
+
+    /// The rules about tools of a scope that only have something to say of one of the call's, each
+    /// once. What a rule in the shadow has said of one tool it is not asked again of the next.
+    #[must_use]
+    pub fn tool_observers<'a>(
+        &'a self,
+        composition: Composition,
+        scope: Scope,
+        call: &Described<'_>,
+    ) -> SmallVec<[&'a Arc<Compiled>; 4]> {
+        let mut heard: SmallVec<[&'a Arc<Compiled>; 4]> = SmallVec::new();
+        if !self.observes {
+            return heard;
+        }
+        let listed = self.listed(PolicyType::ToolBlock, scope, call).iter();
+        let met: SmallVec<[_; 8]> = listed.filter(|policy| policy.matches_call(call)).collect();
+        for tool in call.tools {
+            for policy in met.iter().copied() {
+                let known = heard.iter().any(|one| one.id == policy.id);
+                if (known && policy.shadow) || !policy.names(tool) {
+                    continue;
+                }
+                if policy.only_observes() && !known {
+                    heard.push(policy);
+                }
+                if composition == Composition::FirstMatch && !policy.shadow {
+                    break;
+                }
+            }
+        }
+        heard
     }
 
     /// The rules about tools in the shadow: in force they would refuse a call that names none.

@@ -67,9 +67,6 @@ impl Engine {
         keys.sort_unstable_by_key(|(id, _)| *id);
         let mut view = OrgView {
             sums: Sums::default(),
-            lifetime: Nanos::ZERO,
-            budget: entry.budget,
-            open_holds: 0,
             period,
             today: self.calendar.today,
             workflows: Vec::new(),
@@ -93,8 +90,6 @@ impl Engine {
                     }
                 }
             }
-            view.lifetime += workflow.lifetime;
-            view.open_holds += workflow.open_holds;
             view.workflows.push(workflow);
         }
         view.keys = keys;
@@ -119,9 +114,7 @@ impl Engine {
         let rules = rules.map(|(cap, policy)| (cap, policy.period, Some(Arc::clone(policy))));
         let sums = |kind| {
             let first = self.calendar().period(kind).first;
-            let mut sums = shared.money.since(first);
-            sums.held -= self.pending().released(shared, first);
-            sums
+            self.pending().sums(shared, first).0
         };
         let caps = own.into_iter().chain(rules);
         let tightest = caps.min_by_key(|(cap, kind, _)| *cap - sums(*kind).taken());
@@ -160,8 +153,7 @@ impl Engine {
             let period = self.calendar().period(key.period);
             let (sums, lifetime, executions) = match (&key.shared, key.workflow) {
                 (Some(shared), _) => {
-                    let mut sums = shared.money.since(period.first);
-                    sums.held -= self.pending().released(shared, period.first);
+                    let (sums, _) = self.pending().sums(shared, period.first);
                     let lifetime = shared.money.since(Day(0)).spent;
                     (sums, lifetime, shared.executed_since(month))
                 }

@@ -156,8 +156,7 @@ impl App {
                 continue;
             }
             let command = Command::ReadKeys { org, ids: here };
-            let asked = self.shards.ask_at(pump, command, PATIENCE).await;
-            if let Outcome::Keys(part) = Self::done(asked)?.outcome {
+            if let Outcome::Keys(part) = self.call_pump(pump, command).await?.outcome {
                 views.extend(part);
             }
         }
@@ -168,21 +167,19 @@ impl App {
 
     /// Asks the engine for a read or a change; anything but a success is an error for the wire.
     pub async fn call(&self, command: Command) -> Result<Reply, ApiError> {
-        let answered = match command {
-            Command::SetState { .. } | Command::Manage(_) | Command::Release { .. } => {
-                self.shards.insist(command, PATIENCE).await
-            }
-            _ => self.shards.ask(command, PATIENCE).await,
-        };
-        Self::done(answered)
+        self.call_pump(self.shards.pump_of(&command), command).await
     }
 
-    /// Asks one pump for its part of something, as [`App::call`] does.
+    /// The same of one pump, about its part of the whole. What changes something gets through when
+    /// questions are refused for load.
     pub async fn call_pump(&self, pump: u32, command: Command) -> Result<Reply, ApiError> {
-        Self::done(self.shards.insist_at(pump, command, PATIENCE).await)
-    }
-
-    fn done(answered: Result<Reply, Unanswered>) -> Result<Reply, ApiError> {
+        let answered = match command {
+            Command::SetState { .. }
+            | Command::Manage(_)
+            | Command::Release { .. }
+            | Command::Reprice { .. } => self.shards.insist_at(pump, command, PATIENCE).await,
+            _ => self.shards.ask_at(pump, command, PATIENCE).await,
+        };
         let reply = answered.map_err(unanswered)?;
         match reply.outcome {
             Outcome::Refused(refusal) => Err(refused(refusal)),

@@ -288,8 +288,8 @@ pub enum AcceptErrors {
     /// The invitation is unknown, answered, taken back or over.
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// The address is registered (`email_taken`: sign in to accept), or belongs already
-    /// (`already_member`).
+    /// The address is registered (`email_taken`: sign in to accept), belongs already
+    /// (`already_member`), or belongs to as many organizations as one may (`organization_limit_reached`).
     #[response(status = 409)]
     Conflict(ErrorBody),
     /// The gateway is overloaded or stopping; try again.

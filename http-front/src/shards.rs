@@ -137,7 +137,9 @@ impl Shards {
         why
     }
 
-    fn pump_of(&self, command: &Command) -> u32 {
+    /// The pump that a command is for.
+    #[must_use]
+    pub fn pump_of(&self, command: &Command) -> u32 {
         let slot = match command {
             Command::Ask(ask) | Command::Evaluate { ask, .. } => ask.workflow.slot(ask.org),
             Command::Track(track) => track
@@ -254,16 +256,8 @@ impl Shards {
         receiver.await.map_err(|_| Unanswered::Stopping)
     }
 
-    /// Tells something that must get through when questions are refused for load (a kill, above
-    /// all), and waits for the answer as long as patience lasts.
-    pub async fn insist(&self, command: Command, patience: Duration) -> Result<Reply, Unanswered> {
-        match tokio::time::timeout(patience, self.tell(command)).await {
-            Ok(reply) => reply,
-            Err(_) => Err(Unanswered::TooLate),
-        }
-    }
-
-    /// The same to one pump, about its part of the whole.
+    /// Tells one pump something that must get through when questions are refused for load (a kill,
+    /// above all), and waits for the answer as long as patience lasts.
     pub async fn insist_at(
         &self,
         pump: u32,

@@ -190,7 +190,10 @@ async fn a_limit_is_reached_one_beyond_the_last_and_of_many_at_once_as_many_win_
     };
     let named = |n: usize| json!({ "name": format!("n{n}") });
     type Body<'a> = &'a dyn Fn(usize) -> Value;
-    let cases: [(&str, &str, &str, u64, usize, Body<'_>); 3] = [
+    let invited = |n: usize| json!({ "email": format!("p{n}@example.com"), "role": "viewer" });
+    let cases: [(&str, &str, &str, u64, usize, Body<'_>); 4] = [
+        // The owner has the first of two.
+        ("/invites", "seats_limit_reached", "seats", 2, 1, &invited),
         (
             "/workflows",
             "workflow_limit_reached",
@@ -232,6 +235,14 @@ async fn a_limit_is_reached_one_beyond_the_last_and_of_many_at_once_as_many_win_
             &json!({ "used": limit, "limit": limit, "percent": 100 })
         );
     }
+    // An invitation that is taken back gives its seat back.
+    let open = stage.see(&account, "/invites").await;
+    let open = open["data"][0]["id"].as_str().unwrap().to_owned();
+    let path = account.path(&format!("/invites/{open}"));
+    let gone = stage.connection.delete(&path, account.operator()).await;
+    assert_eq!(gone.unwrap().status, 204);
+    let again = stage.post(&account, "/invites", invited(9)).await;
+    assert_eq!(again.status, 201, "{}", again.in_short());
     // A key that is revoked makes room; another plan makes all there is.
     let keys = stage.see(&account, "/api-keys").await;
     let last = keys["data"][2]["id"].as_str().unwrap().to_owned();
@@ -250,6 +261,52 @@ async fn a_limit_is_reached_one_beyond_the_last_and_of_many_at_once_as_many_win_
         let made = stage.post(&account, path, json!({ "name": "more" })).await;
         assert_eq!(made.status, 201, "{}", made.in_short());
     }
+    let made = stage.post(&account, "/invites", invited(10)).await;
+    assert_eq!(made.status, 201, "{}", made.in_short());
+}
+
+#[tokio::test]
+async fn a_rule_the_plan_does_not_have_cannot_be_put_in_force_by_another_way() {
+    let plans = file(PLANS);
+    let (mut stage, account) = start(&plans, &[]).await;
+    let to = async |stage: &mut Stage, plan| {
+        let moved = change_plan(stage, &account, &account.org, plan).await;
+        moved.expect(&[200]).unwrap();
+    };
+    to(&mut stage, "big").await;
+    let shadow = json!({ "name": "b", "policy_type": "ToolBlock", "mode": "shadow",
+                         "config": { "tool_pattern": ["mail*"] } });
+    let made = stage.post(&account, "/policies", shadow).await;
+    let made: String = made.expect(&[201]).unwrap().required("id").unwrap();
+    to(&mut stage, "small").await;
+    let one = format!("/policies/{made}");
+    let toggle = format!("{one}/toggle");
+    let path = account.path(&one);
+    let enforce = json!({ "mode": "enforce" });
+    let caller = account.operator();
+    let patched = stage.connection.patch(&path, caller, &enforce).await;
+    missing(&patched.unwrap(), "custom_policies");
+    let template = "/policies/templates/block-payments/enable";
+    missing(
+        &stage.post(&account, template, json!({})).await,
+        "custom_policies",
+    );
+    // It may be switched off, and then not on again.
+    let off = stage
+        .post(&account, &toggle, json!({ "is_active": false }))
+        .await;
+    assert_eq!(off.status, 200, "{}", off.in_short());
+    let on = stage
+        .post(&account, &toggle, json!({ "is_active": true }))
+        .await;
+    missing(&on, "custom_policies");
+    // One that is wrong is told so first.
+    let wrong = json!({ "name": "b", "policy_type": "ToolBlock", "config": {} });
+    let wrong = stage.post(&account, "/policies", wrong).await;
+    assert_eq!(
+        (wrong.status, &wrong.body["details"]["field"]),
+        (400, &json!("config.tool_pattern"))
+    );
 }
 
 #[tokio::test]

@@ -470,6 +470,190 @@ async fn a_call_that_is_tried_ends_as_the_gate_would_end_it_and_leaves_no_trace(
 }
 
 #[tokio::test]
+async fn a_patch_changes_what_it_says_and_nothing_else() {
+    let mut stage = Stage::start(&[]);
+    let account = stage.account().await;
+    let cap = with(
+        rule("BudgetLimit", json!({ "budget_cents": 500 })),
+        json!({ "match": { "models": ["gpt-*"], "min_cost_cents": 2 } }),
+    );
+    let cap = make(&mut stage, &account, cap).await;
+    let one = format!("/policies/{}", cap["id"].as_str().unwrap());
+    for patch in [
+        json!({ "config": { "budget_period": "day" } }),
+        json!({ "config": { "enforcement_mode": "Soft", "max_overdraft_cents": 7 } }),
+        json!({ "match": { "tools": ["mail"] } }),
+        json!({ "config": { "budget_cents": 900 }, "match": { "min_cost_cents": null } }),
+    ] {
+        let caller = account.operator();
+        let path = account.path(&one);
+        let answer = stage.connection.patch(&path, caller, &patch).await;
+        answer.unwrap().expect(&[200]).unwrap();
+    }
+    let now = stage.see(&account, &one).await;
+    assert_eq!(
+        now["config"],
+        json!({ "budget_cents": 900, "budget_period": "day", "enforcement_mode": "Soft",
+                "max_overdraft_cents": 7, "max_overdraft_percent": null })
+    );
+    assert_eq!(
+        now["match"],
+        json!({ "tools": ["mail"], "models": ["gpt-*"], "min_cost_cents": null })
+    );
+    let none = stage.patch(&account, &one, json!({ "match": null })).await;
+    assert_eq!(
+        none.body["match"],
+        json!({ "tools": [], "models": [], "min_cost_cents": null })
+    );
+    assert_eq!(none.body["config"], now["config"]);
+
+    // The patterns of a ToolBlock are one list, wherever they are said; what is shown may be sent back.
+    let tools = with(
+        rule("ToolBlock", json!({ "tool_pattern": ["a"] })),
+        json!({ "match": { "tools": ["b"] } }),
+    );
+    let tools = make(&mut stage, &account, tools).await;
+    assert_eq!(tools["config"]["tool_pattern"], json!(["a", "b"]));
+    let one = format!("/policies/{}", tools["id"].as_str().unwrap());
+    for (patch, patterns) in [
+        (json!({ "match": { "tools": ["c"] } }), json!(["c"])),
+        (json!({ "match": { "models": ["gpt-*"] } }), json!(["c"])),
+        (json!({ "config": { "tools": ["d"] } }), json!(["d"])),
+        (
+            json!({ "config": { "tools": ["e"] }, "match": { "tools": [], "models": [] } }),
+            json!(["e"]),
+        ),
+    ] {
+        let now = stage.patch(&account, &one, patch).await.body;
+        assert_eq!(now["config"]["tool_pattern"], patterns);
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_patch_different_parts_at_once_every_one_is_heard() {
+    let mut stage = Stage::start(LAYOUTS[5].1);
+    let account = stage.account().await;
+    let cap = make(
+        &mut stage,
+        &account,
+        rule("BudgetLimit", json!({ "budget_cents": 1 })),
+    )
+    .await;
+    let one = format!("/policies/{}", cap["id"].as_str().unwrap());
+    let workflow = format!("/workflows/{}", account.workflow);
+    let soft = json!({ "enforcement_mode": "Soft", "loop_threshold": 5 });
+    stage.patch(&account, &workflow, soft).await;
+    for round in 2..12_u32 {
+        let patches = [
+            (&one, json!({ "config": { "budget_cents": round } })),
+            (
+                &one,
+                json!({ "config": { "budget_period": if round % 2 == 0 { "day" } else { "week" } } }),
+            ),
+            (
+                &one,
+                json!({ "match": { "models": [format!("m{round}")] } }),
+            ),
+            (&one, json!({ "match": { "min_cost_cents": round } })),
+            (&workflow, json!({ "max_overdraft_cents": round })),
+            (&workflow, json!({ "max_overdraft_percent": round })),
+            (&workflow, json!({ "loop_threshold": round })),
+            (&workflow, json!({ "loop_window_secs": round })),
+        ];
+        let asked = patches.map(|(path, patch)| {
+            let (mut connection, account) = (stage.connect(), account.clone());
+            let path = account.path(path);
+            tokio::spawn(async move {
+                let caller = account.operator();
+                let answer = connection.patch(&path, caller, &patch).await;
+                answer.unwrap().expect(&[200]).unwrap();
+            })
+        });
+        for one in asked {
+            one.await.unwrap();
+        }
+        let now = stage.see(&account, &one).await;
+        let (config, matching) = (&now["config"], &now["match"]);
+        let period = if round % 2 == 0 { "day" } else { "week" };
+        assert_eq!(
+            (&config["budget_cents"], &config["budget_period"]),
+            (&json!(round), &json!(period))
+        );
+        assert_eq!(
+            (&matching["models"][0], &matching["min_cost_cents"]),
+            (&json!(format!("m{round}")), &json!(round))
+        );
+        let now = stage.see(&account, &workflow).await;
+        for field in [
+            "max_overdraft_cents",
+            "max_overdraft_percent",
+            "loop_threshold",
+            "loop_window_secs",
+        ] {
+            assert_eq!(now[field], round, "{field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tried_call_is_shown_with_what_it_was_held_against_and_what_a_draft_would_change() {
+    let mut stage = Stage::start(LAYOUTS[5].1);
+    let account = stage.account().await;
+    stage
+        .patch(&account, "", json!({ "budget_cents": 900 }))
+        .await;
+    let workflow = format!("/workflows/{}", account.workflow);
+    let own = json!({ "loop_threshold": 5, "max_per_call_cents": 50 });
+    stage.patch(&account, &workflow, own).await;
+    let narrow = with(
+        rule("RateLimit", json!({ "max_calls_per_minute": 3 })),
+        json!({ "match": { "models": ["gpt-*"] } }),
+    );
+    let narrow = make(&mut stage, &account, narrow).await;
+    let call =
+        json!({ "workflow_id": account.workflow, "tools": ["bash"], "model": "gpt-4o-mini" });
+    let tried = evaluate(
+        &mut stage,
+        &account,
+        with(call.clone(), json!({ "calls_before": 2 })),
+    )
+    .await;
+    let limits = &tried["limits"];
+    let rate = &limits["rates"][0];
+    assert_eq!(
+        (&rate["policy"]["id"], &rate["used"]),
+        (&narrow["id"], &json!(2))
+    );
+    assert_eq!(limits["loops"][0]["loop_threshold"], 5);
+    assert_eq!(limits["budgets"][0]["budget_cents"], 900);
+    assert_eq!(limits["max_per_call_cents"], 50);
+    assert_eq!(tried["impact"], Value::Null);
+
+    let block = rule("ToolBlock", json!({ "tool_pattern": ["bash"] }));
+    for (policies, calls, change, now) in [
+        (json!([block]), 0, "blocks", "allow"),
+        (json!([block]), 3, "other_reason", "block"),
+        (json!([]), 3, "allows", "block"),
+        (json!([]), 0, "none", "allow"),
+    ] {
+        let more = json!({ "policies": policies, "calls_before": calls });
+        let tried = evaluate(&mut stage, &account, with(call.clone(), more)).await;
+        let impact = &tried["impact"];
+        assert_eq!(
+            (&impact["change"], &impact["decision"]),
+            (&json!(change), &json!(now)),
+            "{tried}"
+        );
+        let by = if now == "block" {
+            &narrow["id"]
+        } else {
+            &Value::Null
+        };
+        assert_eq!(&impact["policy"]["id"], by);
+    }
+}
+
+#[tokio::test]
 async fn a_draft_that_is_wrong_is_refused_with_its_place() {
     let mut stage = Stage::start(&[]);
     let account = stage.account().await;

@@ -51,6 +51,7 @@ impl Engine {
             decision,
             effect,
             mark,
+            ..
         }) = decided
         else {
             let refused = refused(Code::InternalError, "this shard is gone", None);
@@ -107,6 +108,7 @@ impl Engine {
             },
             effect: Effect::Contended,
             mark: decided.mark,
+            asked: decided.asked,
         }
     }
 

@@ -117,6 +117,23 @@ pub(super) fn within(
     }
 }
 
+/// One more of something, if there is room whatever the plan says. The sentence says how many there
+/// may be and what makes room.
+pub(super) fn bound(
+    code: &'static str,
+    current: usize,
+    most: usize,
+    sentence: &str,
+) -> Result<(), Refusal> {
+    if current < most {
+        return Ok(());
+    }
+    Err(Refusal::Conflict {
+        code,
+        message: sentence.to_owned(),
+    })
+}
+
 /// One more of something, if the plan has room for it.
 pub(super) fn room(
     code: &'static str,

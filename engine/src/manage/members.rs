@@ -1,10 +1,10 @@
 //! Organizations and who belongs to them: founding, members and their roles, invitations, the end.
 //! Whoever asks is looked at here again: their role may have changed since the request came in.
 
-use super::check::{self, bounded, text};
+use super::check::{self, bound, bounded, text};
 use super::people::{self, Founding, conflict};
 use super::{Desk, NewSession, Refusal};
-use crate::directory::{Directory, OrgEntry};
+use crate::directory::{Directory, OrgEntry, UserEntry};
 use crate::limits;
 use crate::plan::Feature;
 use crate::usage;
@@ -69,6 +69,7 @@ pub enum Answer {
 
 pub(super) fn found<'a>(desk: Desk<'a>, new: &'a NewOrg) -> Result<Vec<Change<'a>>, Refusal> {
     let owner = people::user(desk.directory, new.by)?;
+    one_more_org(owner)?;
     bounded("name", &new.name, limits::ORG_NAME_BYTES)?;
     let contact_email = new.contact_email.as_deref().unwrap_or(&owner.email);
     text("contact_email", contact_email, limits::EMAIL_BYTES)?;
@@ -81,15 +82,48 @@ pub(super) fn found<'a>(desk: Desk<'a>, new: &'a NewOrg) -> Result<Vec<Change<'a
         workflow: new.workflow,
         workflow_name: &new.workflow_name,
     };
-    Ok(org.changes(desk.now).into())
+    Ok(org.changes(desk).into())
+}
+
+/// May this person belong to one more org?
+fn one_more_org(person: &UserEntry) -> Result<(), Refusal> {
+    let most = limits::ORGS_PER_PERSON;
+    let sentence =
+        format!("a person may belong to {most} organizations; leave or delete one first");
+    bound(
+        "organization_limit_reached",
+        person.orgs.len(),
+        most,
+        &sentence,
+    )
+}
+
+/// What a role is called.
+#[must_use]
+pub const fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+        Role::Owner => "owner",
+    }
+}
+
+/// A role that does not suffice.
+#[must_use]
+pub fn role_too_low(own: Role, least: Role) -> Refusal {
+    Refusal::Forbidden(format!(
+        "this takes the role {} and yours is {}; ask somebody who has it",
+        role_word(least),
+        role_word(own)
+    ))
 }
 
 /// The role of who asks, which must be at least this.
 fn role_of(org: &OrgEntry, by: UserId, least: Role) -> Result<Role, Refusal> {
     let role = org.role(by).ok_or(Refusal::NotFound("organization"))?;
     if role < least {
-        let why = "your role does not allow this";
-        return Err(Refusal::Forbidden(why.to_owned()));
+        return Err(role_too_low(role, least));
     }
     Ok(role)
 }
@@ -206,6 +240,9 @@ pub(super) fn invite<'a>(
         });
     }
     seats(desk, org)?;
+    if changes.is_empty() {
+        changes.extend(one_more_invite(desk, org)?);
+    }
     changes.push(Change::InviteAdded(Invite {
         id: new.id,
         org: org.id,
@@ -217,6 +254,24 @@ pub(super) fn invite<'a>(
         expires_at: new.expires_at,
     }));
     Ok(changes)
+}
+
+/// Is there room for one more invitation? One whose time has been over longest makes it, where none is
+/// left otherwise.
+fn one_more_invite(desk: Desk<'_>, org: &OrgEntry) -> Result<Option<Change<'static>>, Refusal> {
+    let (there, most) = (org.invites.len(), limits::INVITES);
+    let all = org.invites.iter().filter(|_| there >= most);
+    let all = all.filter_map(|id| desk.directory.invite(org.id, *id));
+    let over = all.filter(|invite| invite.expires_at <= desk.now);
+    if let Some(oldest) = over.min_by_key(|invite| (invite.expires_at, invite.id)) {
+        return Ok(Some(Change::InviteEnded {
+            org: org.id,
+            invite: oldest.id,
+            end: InviteEnd::Revoked,
+        }));
+    }
+    let sentence = format!("an organization may have {most} open invitations; take one back first");
+    bound("invite_limit_reached", there, most, &sentence).map(|()| None)
 }
 
 /// Another link for an invitation.
@@ -304,6 +359,7 @@ pub(super) fn answer<'a>(
                     "you are a member of the organization already",
                 ));
             }
+            one_more_org(person)?;
             let mut changes = vec![joins(*user), ended(InviteEnd::Accepted)];
             if person.verified_at.is_none() {
                 changes.push(Change::UserChanged(User {

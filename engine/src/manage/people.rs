@@ -1,9 +1,10 @@
 //! People: signing up and in, sessions, names.
 
 use super::check::{bounded, text};
-use super::{NewKey, Refusal, keys};
+use super::{Desk, NewKey, Refusal, keys};
 use crate::directory::{Directory, UserEntry};
 use crate::limits;
+use crate::plan::Feature;
 use persist::record::{
     Change, Composition, Identity, Member, Org, PeriodKind, Role, Session, User, Workflow,
 };
@@ -84,10 +85,10 @@ pub(super) fn session(new: &NewSession, now: Millis) -> Session<'_> {
 }
 
 pub(super) fn register<'a>(
-    directory: &Directory,
-    now: Millis,
+    desk: Desk<'_>,
     new: &'a Registration,
 ) -> Result<Vec<Change<'a>>, Refusal> {
+    let (directory, now) = (desk.directory, desk.now);
     if directory.user_by_email(&new.email).is_some() {
         return Err(conflict(
             "email_taken",
@@ -112,7 +113,7 @@ pub(super) fn register<'a>(
         workflow: new.workflow,
         workflow_name: &new.workflow_name,
     };
-    changes.extend(org.changes(now));
+    changes.extend(org.changes(desk));
     changes.push(Change::KeyAdded(keys::record(new.org, &new.key, now)));
     changes.push(Change::SessionAdded(session(&new.session, now)));
     if let Some(account) = &new.identity {
@@ -133,7 +134,8 @@ pub(super) struct Founding<'a> {
 }
 
 impl<'a> Founding<'a> {
-    pub(super) fn changes(self, now: Millis) -> [Change<'a>; 3] {
+    pub(super) fn changes(self, desk: Desk<'_>) -> [Change<'a>; 3] {
+        let now = desk.now;
         let org = Org {
             id: self.org,
             name: self.name,
@@ -165,7 +167,8 @@ impl<'a> Founding<'a> {
                 chain_cap: None,
                 chain_secs: limits::CHAIN_SECS,
                 watch: None,
-                approvals: true,
+                // As for any workflow of whose approvals nothing is said.
+                approvals: desk.plans.of(self.plan).has(Feature::Approvals),
                 created_at: now,
                 updated_at: now,
             }),

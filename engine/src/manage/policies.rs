@@ -1,11 +1,11 @@
 //! Policies: drafts, and what is checked about them.
 
-use super::check::{bounded, budget, invalid, overdraft, within};
-use super::{Desk, Refusal, check};
+use super::check::{bound, bounded, budget, invalid, overdraft, within};
+use super::{Desk, OverdraftPatch, Refusal, check};
 use crate::directory::{Directory, OrgEntry};
 use crate::glob::Glob;
 use crate::limits;
-use crate::plan::{Feature, Plan};
+use crate::plan::Feature;
 use crate::rules::{Compiled, Rules};
 use crate::usage;
 use persist::record::{Overdraft, PeriodKind, Policy, PolicyAction, PolicyType, Scope};
@@ -88,6 +88,46 @@ impl Terms {
     }
 }
 
+/// What a request says of conditions and figures; absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct TermsPatch {
+    /// Tool patterns, instead of all there were.
+    pub tools: Option<Vec<String>>,
+    /// Model patterns, instead of all there were.
+    pub models: Option<Vec<String>>,
+    /// The least projected cost; `Some(None)` for none.
+    pub min_cost: Option<Option<Nanos>>,
+    /// The cap.
+    pub budget: Option<Nanos>,
+    /// Its period.
+    pub period: Option<PeriodKind>,
+    /// How hard it is.
+    pub overdraft: OverdraftPatch,
+    /// Calls per minute.
+    pub calls_per_minute: Option<u32>,
+    /// Calls of one tool; `Some(None)` for the usual number.
+    pub loop_threshold: Option<Option<u32>>,
+    /// Within so many seconds; `Some(None)` for the usual time.
+    pub loop_window_secs: Option<Option<u32>>,
+}
+
+impl TermsPatch {
+    /// The terms after it.
+    pub fn of(self, before: Terms) -> Result<Terms, Refusal> {
+        Ok(Terms {
+            tools: self.tools.unwrap_or(before.tools),
+            models: self.models.unwrap_or(before.models),
+            min_cost: self.min_cost.unwrap_or(before.min_cost),
+            budget: self.budget.or(before.budget),
+            period: self.period.unwrap_or(before.period),
+            overdraft: self.overdraft.of(before.overdraft)?,
+            calls_per_minute: self.calls_per_minute.or(before.calls_per_minute),
+            loop_threshold: self.loop_threshold.unwrap_or(before.loop_threshold),
+            loop_window_secs: self.loop_window_secs.unwrap_or(before.loop_window_secs),
+        })
+    }
+}
+
 /// What changes in a policy; absent stays.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyPatch {
@@ -99,15 +139,29 @@ pub struct PolicyPatch {
     pub priority: Option<i32>,
     /// Action.
     pub action: Option<PolicyAction>,
-    /// Conditions and figures, all of them anew.
-    pub terms: Option<Terms>,
+    /// Conditions and figures.
+    pub terms: TermsPatch,
     /// On or off.
     pub is_active: Option<bool>,
     /// Only noted, or in force.
     pub shadow: Option<bool>,
 }
 
-pub(super) fn check_draft(
+/// May a policy say this, in the place of `before` or as one more? What it says is looked at first:
+/// one that is wrong is told so in any plan.
+pub(super) fn admit(
+    desk: Desk<'_>,
+    org: &OrgEntry,
+    id: PolicyId,
+    before: Option<&Compiled>,
+    draft: &PolicyDraft,
+) -> Result<(), Refusal> {
+    check_draft(desk.directory, org.id, id, draft)?;
+    room(desk, org, before, draft)?;
+    features(desk, org, before, draft)
+}
+
+fn check_draft(
     directory: &Directory,
     org: OrgId,
     id: PolicyId,
@@ -122,15 +176,13 @@ pub(super) fn check_draft(
     check_patterns(&draft.terms, globs.map(Glob::alternatives).sum())?;
     let observers = others().filter(|policy| policy.only_observes()).count();
     let observes = draft.shadow || draft.action == PolicyAction::Flag;
-    if observes && observers >= limits::OBSERVERS {
-        return Err(Refusal::Conflict {
-            code: "observer_limit_reached",
-            message: format!(
-                "an org may have {} policies that only flag or stand in the shadow; enforce or delete \
-                 one first",
-                limits::OBSERVERS
-            ),
-        });
+    if observes {
+        let most = limits::OBSERVERS;
+        let sentence = format!(
+            "an organization may have {most} policies that only flag or stand in the shadow; enforce \
+             or delete one first"
+        );
+        bound("observer_limit_reached", observers, most, &sentence)?;
     }
     check_alone(directory, org, draft)
 }
@@ -291,7 +343,7 @@ pub(super) fn patched(before: &Compiled, patch: &PolicyPatch) -> Result<PolicyDr
         scope_id: before.scope_id,
         priority: patch.priority.unwrap_or(before.priority),
         action: patch.action.unwrap_or(before.action),
-        terms: patch.terms.clone().unwrap_or_else(|| Terms::of(before)),
+        terms: patch.terms.clone().of(Terms::of(before))?,
         is_active: patch.is_active.unwrap_or(before.is_active),
         shadow: patch.shadow.unwrap_or(before.shadow),
         template: before.template.as_deref().map(str::to_owned),
@@ -353,37 +405,44 @@ pub(super) fn policy_record(
         updated_at,
     }
 }
-/// Has the org's plan room for one more policy of this kind?
-pub(super) fn room(org: &OrgEntry, plan: &Plan, draft: &PolicyDraft) -> Result<(), Refusal> {
-    let there = org.rules.all().len();
-    if there >= limits::POLICIES {
-        return Err(Refusal::Conflict {
-            code: "policy_limit_reached",
-            message: format!(
-                "an org may have {} policies; delete one first",
-                limits::POLICIES
-            ),
-        });
+
+/// Has the org room for one more policy, or for one more that asks a person?
+fn room(
+    desk: Desk<'_>,
+    org: &OrgEntry,
+    before: Option<&Compiled>,
+    draft: &PolicyDraft,
+) -> Result<(), Refusal> {
+    let plan = &desk.plans.of(&org.plan).limits;
+    if before.is_none() {
+        let (there, most) = (org.rules.all().len(), limits::POLICIES);
+        let sentence = format!("an organization may have {most} policies; delete one first");
+        bound("policy_bound_reached", there, most, &sentence)?;
+        check::room("policy_limit_reached", "policies", there, plan.policies)?;
     }
-    check::room(
-        "policy_limit_reached",
-        "policies",
-        there,
-        plan.limits.policies,
-    )?;
-    if draft.action != PolicyAction::RequireApproval {
+    let asks = |action| action == PolicyAction::RequireApproval;
+    if !asks(draft.action) || before.is_some_and(|before| asks(before.action)) {
         return Ok(());
     }
     check::room(
         "approval_rule_limit_reached",
         "approval_rules",
         usage::approval_rules(org),
-        plan.limits.approval_rules,
+        plan.approval_rules,
     )
 }
 
-/// Has the org's plan what this policy needs?
-pub(super) fn features(desk: Desk<'_>, org: &OrgEntry, draft: &PolicyDraft) -> Result<(), Refusal> {
+/// Has the org's plan what this policy needs? It is asked however a policy comes to be, and however
+/// more of it comes to be in force.
+pub(super) fn features(
+    desk: Desk<'_>,
+    org: &OrgEntry,
+    before: Option<&Compiled>,
+    draft: &PolicyDraft,
+) -> Result<(), Refusal> {
+    if before.is_some_and(|before| !enforces_more(before, draft)) {
+        return Ok(());
+    }
     if draft.action == PolicyAction::RequireApproval {
         desk.needs(org, Feature::Approvals)?;
     }
@@ -393,9 +452,13 @@ pub(super) fn features(desk: Desk<'_>, org: &OrgEntry, draft: &PolicyDraft) -> R
     Ok(())
 }
 
-/// Does a patch put more in force than there was? What is there already may be edited and switched
-/// off in any plan.
-pub(super) fn grows(before: &Compiled, draft: &PolicyDraft) -> bool {
-    let asks = |action| action == PolicyAction::RequireApproval;
-    (draft.is_active && !before.is_active) || (asks(draft.action) && !asks(before.action))
+/// Is more in force than before? What is there may be edited, eased and switched off in any plan; to
+/// switch it on, take it out of the shadow or let it refuse is as much as making it. While it is off
+/// nothing is in force, and nothing is asked.
+fn enforces_more(before: &Compiled, draft: &PolicyDraft) -> bool {
+    let refuses = draft.action > PolicyAction::Flag;
+    draft.is_active
+        && (!before.is_active
+            || (before.shadow && !draft.shadow)
+            || (refuses && draft.action != before.action))
 }

@@ -1,7 +1,7 @@
 //! Workflows: their settings, and what is checked about them.
 
 use super::check::{bounded, budget, external_id, overdraft, text, within};
-use super::{Refusal, check};
+use super::{OverdraftPatch, Refusal, WatchPatch, check};
 use crate::directory::{Directory, OrgEntry, WorkflowEntry};
 use crate::limits;
 use crate::plan::{Feature, Plan};
@@ -66,8 +66,8 @@ pub struct WorkflowPatch {
     pub budget: Option<Option<Nanos>>,
     /// The period of that cap.
     pub period: Option<PeriodKind>,
-    /// A soft cap; `Some(None)` makes it hard.
-    pub overdraft: Option<Option<Overdraft>>,
+    /// How hard it is.
+    pub overdraft: OverdraftPatch,
     /// Cap on one call; `Some(None)` takes it off.
     pub max_per_call: Option<Option<Nanos>>,
     /// Cap on one chain; `Some(None)` takes it off.
@@ -76,8 +76,8 @@ pub struct WorkflowPatch {
     pub chain_secs: Option<u32>,
     /// What it is for.
     pub description: Option<String>,
-    /// Watches for the same tool again and again; `Some(None)` takes it off.
-    pub watch: Option<Option<LoopWatch>>,
+    /// Watches for the same tool again and again.
+    pub watch: WatchPatch,
     /// May its calls wait for a person's approval?
     pub approvals: Option<bool>,
 }
@@ -132,8 +132,11 @@ pub(super) fn check_workflow(
     Ok(())
 }
 
-pub(super) fn patched(before: &WorkflowEntry, patch: &WorkflowPatch) -> WorkflowSettings {
-    WorkflowSettings {
+pub(super) fn patched(
+    before: &WorkflowEntry,
+    patch: &WorkflowPatch,
+) -> Result<WorkflowSettings, Refusal> {
+    Ok(WorkflowSettings {
         name: patch
             .name
             .clone()
@@ -144,7 +147,7 @@ pub(super) fn patched(before: &WorkflowEntry, patch: &WorkflowPatch) -> Workflow
             .unwrap_or_else(|| before.rare().external_id.as_deref().map(str::to_owned)),
         budget: patch.budget.unwrap_or(before.budget()),
         period: patch.period.unwrap_or(before.period),
-        overdraft: patch.overdraft.unwrap_or(before.rare().overdraft),
+        overdraft: patch.overdraft.of(before.rare().overdraft)?,
         max_per_call: patch.max_per_call.unwrap_or(before.rare().max_per_call),
         chain_cap: patch.chain_cap.unwrap_or(before.rare().chain_cap),
         chain_secs: patch.chain_secs.unwrap_or(before.rare().chain_secs),
@@ -156,9 +159,9 @@ pub(super) fn patched(before: &WorkflowEntry, patch: &WorkflowPatch) -> Workflow
                 .unwrap_or_default()
                 .to_owned()
         }),
-        watch: patch.watch.unwrap_or(before.rare().watch),
+        watch: patch.watch.of(before.rare().watch)?,
         approvals: Some(patch.approvals.unwrap_or(before.rare().approvals)),
-    }
+    })
 }
 
 pub(super) fn workflow_record<'a>(

@@ -4,6 +4,7 @@
 use super::{Compiled, Described, Rules, SCOPES};
 use persist::record::{Composition, PolicyType, Scope};
 use persist::{KeyId, PolicyId, WorkflowId};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// The questions, in the order they are asked.
@@ -52,14 +53,22 @@ impl Rules {
         let mut looked = Vec::new();
         for scope in SCOPES {
             let answers = self.answers(composition, question, scope, call);
-            let concerns = |policy: &Compiled| {
-                question != PolicyType::ToolBlock
-                    || call.tools.iter().any(|tool| policy.names(tool))
+            // A call without tools is none of a loop; rules about tools have it name some.
+            let concerns = |policy: &Compiled| match question {
+                PolicyType::ToolBlock => {
+                    call.tools.is_empty() || call.tools.iter().any(|tool| policy.names(tool))
+                }
+                PolicyType::LoopDetection => !call.tools.is_empty(),
+                PolicyType::RateLimit | PolicyType::BudgetLimit => true,
             };
-            let heard = self.shadow_tool_rules(composition, scope, call);
+            let nameless = question == PolicyType::ToolBlock && call.tools.is_empty();
+            let heard = match question {
+                PolicyType::ToolBlock => self.tool_observers(composition, scope, call),
+                _ => SmallVec::new(),
+            };
             let mut answered = false;
             for policy in self.listed(question, scope, call) {
-                let met = policy.matches_call(call) && concerns(policy);
+                let met = (nameless || policy.matches_call(call)) && concerns(policy);
                 let standing = if answers.contains(&policy.id) {
                     answered =
                         composition == Composition::FirstMatch && question != PolicyType::ToolBlock;
@@ -68,7 +77,9 @@ impl Rules {
                     Standing::NotMet
                 } else if policy.shadow {
                     let heard = match question {
-                        PolicyType::ToolBlock => heard.contains(&policy.id),
+                        PolicyType::ToolBlock => {
+                            nameless || heard.iter().any(|one| one.id == policy.id)
+                        }
                         _ => !answered,
                     };
                     if heard {
@@ -78,8 +89,8 @@ impl Rules {
                     }
                 } else {
                     match composition {
-                        Composition::FirstMatch => Standing::Behind,
-                        Composition::MostRestrictive => Standing::Heard,
+                        Composition::MostRestrictive if !nameless => Standing::Heard,
+                        _ => Standing::Behind,
                     }
                 };
                 looked.push(Looked {
@@ -104,8 +115,8 @@ impl Rules {
         let nameless = [String::new()];
         let plain = Described {
             tools: match question {
-                PolicyType::ToolBlock => &nameless,
-                _ => &[],
+                PolicyType::ToolBlock | PolicyType::LoopDetection => &nameless,
+                PolicyType::RateLimit | PolicyType::BudgetLimit => &[],
             },
             ..Described::plain(workflow, key)
         };
@@ -136,6 +147,13 @@ impl Rules {
         call: &Described<'_>,
     ) -> Vec<PolicyId> {
         match (question, composition) {
+            // It is refused for that, by the first rule there is.
+            (PolicyType::ToolBlock, _) if call.tools.is_empty() => {
+                let first = self.first_tool_rule(call);
+                let first = first.filter(|policy| policy.scope == scope);
+                first.map(|policy| policy.id).into_iter().collect()
+            }
+            (PolicyType::LoopDetection, _) if call.tools.is_empty() => Vec::new(),
             (PolicyType::ToolBlock, _) => call
                 .tools
                 .iter()
@@ -160,22 +178,5 @@ impl Rules {
                 repeats.map(|(.., policy)| policy.id).into_iter().collect()
             }
         }
-    }
-
-    /// Rules about tools in the shadow that would be asked about one of the call's.
-    fn shadow_tool_rules(
-        &self,
-        composition: Composition,
-        scope: Scope,
-        call: &Described<'_>,
-    ) -> Vec<PolicyId> {
-        let question = PolicyType::ToolBlock;
-        let of_tool = |tool: &String| {
-            let names = |policy: &Compiled| policy.names(tool);
-            let heard = self.observers(composition, question, scope, call, names);
-            let ids = heard.filter(|policy| policy.shadow).map(|policy| policy.id);
-            ids.collect::<Vec<_>>()
-        };
-        call.tools.iter().flat_map(of_tool).collect()
     }
 }

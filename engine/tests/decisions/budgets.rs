@@ -233,7 +233,7 @@ fn a_month_begins_with_nothing_spent_and_holds_of_the_last_one_are_charged_there
     });
     assert_eq!(tracked.overage, Some(Nanos::ZERO));
     assert_eq!(desk.books(), (Nanos::ZERO, cents(2)));
-    assert_eq!(desk.org(ORG).lifetime, Nanos(15_000_000));
+    assert_eq!(desk.workflow().lifetime, Nanos(15_000_000));
     // Without a hold it counts now.
     desk.track_all(vec![event(|event| event.tokens = tenths(1))]);
     assert_eq!(desk.books(), (Nanos(1_000_000), cents(2)));

@@ -68,12 +68,17 @@ impl Desk {
 
     /// Whose org has a plan.
     pub fn under(plan: Plan) -> Self {
+        Self::of_plans(vec![plan])
+    }
+
+    /// Whose org has the plan without a name, if there is one, and no limits otherwise.
+    pub fn of_plans(plans: Vec<Plan>) -> Self {
         let prices = Arc::new(PriceTable::from_json(PRICES).unwrap());
         let settings = Settings {
             shards: 4,
             ..Settings::default()
         };
-        let plans = PlanTable::new(vec![plan], String::new());
+        let plans = PlanTable::new(plans, String::new());
         Self::at(Engine::new(prices, settings).with_plans(Arc::new(plans)))
     }
 

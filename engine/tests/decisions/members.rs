@@ -3,6 +3,7 @@
 use super::desk::{Desk, KEY, ORG, PRICES, WORKFLOW, cents};
 use engine::command::Outcome;
 use engine::directory::{Directory, MailState};
+use engine::limits;
 use engine::manage::{Answer, Manage, NewInvite, NewOrg, NewSession, Newcomer, Refusal};
 use engine::plan::{Limits, Plan};
 use engine::price::PriceTable;
@@ -363,4 +364,60 @@ fn same_when_restored(desk: &Desk) {
     for org in desk.engine.directory().unwrap().orgs() {
         assert_eq!(directory.org(org.id).unwrap().members, org.members);
     }
+}
+
+fn further_org(desk: &mut Desk, by: UserId) -> Result<OrgId, Refusal> {
+    let org = OrgId(desk.fresh());
+    let new = NewOrg {
+        org,
+        by,
+        name: "further".to_owned(),
+        contact_email: None,
+        workflow: WorkflowId(desk.fresh()),
+        workflow_name: "default".to_owned(),
+    };
+    done(desk, Manage::CreateOrg(Box::new(new))).map(|()| org)
+}
+
+#[test]
+fn a_person_belongs_to_so_many_organizations_and_leaves_one_to_join_another() {
+    let mut desk = Desk::new();
+    let member = join(&mut desk, Viewer);
+    let email = format!("{member}@x");
+    let made: Vec<_> = (1..limits::ORGS_PER_PERSON)
+        .map(|_| further_org(&mut desk, member).unwrap())
+        .collect();
+    let slug = "organization_limit_reached";
+    assert!(is_conflict(further_org(&mut desk, member), slug));
+    // Nor by an invitation.
+    remove(&mut desk, member, member).unwrap();
+    let last = further_org(&mut desk, member).unwrap();
+    let invite = try_invite(&mut desk, FIRST, &email, Viewer).unwrap();
+    let accepted = answer(&mut desk, invite, Answer::Accept(member));
+    assert!(is_conflict(accepted, slug));
+    for org in [last, made[0]] {
+        let by = member;
+        done(&mut desk, Manage::RemoveOrg { org, by }).unwrap();
+    }
+    answer(&mut desk, invite, Answer::Accept(member)).unwrap();
+    further_org(&mut desk, member).unwrap();
+}
+
+#[test]
+fn an_organization_has_so_many_open_invitations_and_those_that_are_over_make_room() {
+    let mut desk = Desk::new();
+    let first = try_invite(&mut desk, FIRST, "first@x", Viewer).unwrap();
+    desk.wait(1000);
+    for n in 1..limits::INVITES {
+        try_invite(&mut desk, FIRST, &format!("{n}@x"), Viewer).unwrap();
+    }
+    let more = try_invite(&mut desk, FIRST, "more@x", Viewer);
+    assert!(is_conflict(more, "invite_limit_reached"));
+    desk.wait(WEEK - 1000);
+    try_invite(&mut desk, FIRST, "more@x", Viewer).unwrap();
+    let invites = &directory(&desk).org(ORG).unwrap().invites;
+    assert_eq!(invites.len(), limits::INVITES);
+    assert!(!invites.contains(&first));
+    let more = try_invite(&mut desk, FIRST, "again@x", Viewer);
+    assert!(is_conflict(more, "invite_limit_reached"));
 }

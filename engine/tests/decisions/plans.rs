@@ -3,14 +3,17 @@
 use super::desk::{Desk, NOON, ORG, WORKFLOW, cents, operation};
 use engine::code::Code;
 use engine::command::{Block, Outcome, Used};
-use engine::manage::{Manage, NewInvite, Refusal, Terms, WorkflowPatch, WorkflowSettings};
+use engine::manage::{
+    Manage, NewInvite, OrgPatch, PolicyDraft, PolicyPatch, Refusal, TemplateTerms, Terms,
+    WorkflowPatch, WorkflowSettings,
+};
 use engine::plan::{Features, Limits, Plan, PlanTable};
 use engine::price::PriceTable;
 use engine::snapshot::read_directory;
 use engine::{Engine, Settings};
 use persist::ids::{SLOTS, Slot};
-use persist::record::{Actor, Endpoint, PolicyType, Role};
-use persist::{InviteId, Millis, WorkflowId};
+use persist::record::{Actor, Endpoint, PolicyAction, PolicyType, Role};
+use persist::{InviteId, Millis, PolicyId, WorkflowId};
 use std::sync::Arc;
 
 /// 2026-07-01.
@@ -252,6 +255,179 @@ fn what_the_plan_lacks_is_refused_with_the_plans_that_have_it() {
     };
     let made = desk.manage(draft(PolicyType::BudgetLimit, budget));
     assert!(matches!(made, Outcome::Managed(_)), "{made:?}");
+}
+
+/// A desk whose org may have rules about tools until it is given the plan `small`.
+fn desk_of_two_plans() -> Desk {
+    let named = |name: &str, custom_policies| Plan {
+        name: name.to_owned(),
+        title: name.to_owned(),
+        features: Features {
+            custom_policies,
+            ..Features::default()
+        },
+        ..Plan::default()
+    };
+    Desk::of_plans(vec![named("big", true), named("small", false)])
+}
+
+fn move_to(desk: &mut Desk, plan: &str) {
+    let patch = Manage::PatchOrg {
+        org: ORG,
+        actor: Actor::System,
+        patch: OrgPatch {
+            plan: Some(plan.to_owned()),
+            ..OrgPatch::default()
+        },
+    };
+    assert!(matches!(desk.manage(patch), Outcome::Managed(_)));
+}
+
+fn lacks(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Refused(Refusal::Feature { feature, plans, .. })
+        if *feature == "custom_policies" && *plans == ["big"])
+}
+
+fn patch(id: PolicyId, patch: PolicyPatch) -> Manage {
+    Manage::PatchPolicy {
+        org: ORG,
+        actor: Actor::System,
+        id,
+        patch,
+    }
+}
+
+fn toggle(id: PolicyId, active: Option<bool>) -> Manage {
+    Manage::TogglePolicy {
+        org: ORG,
+        actor: Actor::System,
+        id,
+        active,
+    }
+}
+
+#[test]
+fn however_a_rule_about_tools_comes_to_be_in_force_the_plan_is_asked_for_it() {
+    let mut desk = desk_of_two_plans();
+    let mut rule = |change: fn(&mut PolicyDraft)| {
+        let terms = Terms {
+            tools: vec!["mail*".to_owned()],
+            ..Terms::default()
+        };
+        desk.add_policy(PolicyType::ToolBlock, terms, change)
+    };
+    let off = rule(|draft| draft.is_active = false);
+    let shadow = rule(|draft| draft.shadow = true);
+    let flags = rule(|draft| draft.action = PolicyAction::Flag);
+    move_to(&mut desk, "small");
+    let active = |is_active| PolicyPatch {
+        is_active: Some(is_active),
+        ..PolicyPatch::default()
+    };
+    let enforce = PolicyPatch {
+        shadow: Some(false),
+        ..PolicyPatch::default()
+    };
+    let block = PolicyPatch {
+        action: Some(PolicyAction::Block),
+        ..PolicyPatch::default()
+    };
+    let template = |template: &str| Manage::EnableTemplate {
+        org: ORG,
+        actor: Actor::System,
+        id: PolicyId(77),
+        template: template.to_owned(),
+        terms: TemplateTerms::default(),
+    };
+    for change in [
+        patch(off, active(true)),
+        toggle(off, None),
+        toggle(off, Some(true)),
+        patch(shadow, enforce.clone()),
+        patch(flags, block),
+        template("block-payments"),
+    ] {
+        let words = format!("{change:?}");
+        assert!(lacks(&desk.manage(change)), "{words}");
+    }
+    // Nor in two steps.
+    for step in [patch(shadow, active(false)), patch(shadow, enforce)] {
+        assert!(matches!(desk.manage(step), Outcome::Managed(_)));
+    }
+    assert!(lacks(&desk.manage(toggle(shadow, None))));
+    // Templates of another kind are in any plan.
+    let other = desk.manage(template("loop-guard"));
+    assert!(matches!(other, Outcome::Managed(_)), "{other:?}");
+    move_to(&mut desk, "big");
+    let made = desk.manage(toggle(shadow, None));
+    assert!(matches!(made, Outcome::Managed(_)), "{made:?}");
+}
+
+#[test]
+fn what_is_there_may_be_edited_eased_and_switched_off_in_any_plan() {
+    let mut desk = desk_of_two_plans();
+    let terms = Terms {
+        tools: vec!["mail*".to_owned()],
+        ..Terms::default()
+    };
+    let rule = desk.add_policy(PolicyType::ToolBlock, terms, |_| {});
+    move_to(&mut desk, "small");
+    let said = PolicyPatch::default;
+    for change in [
+        patch(
+            rule,
+            PolicyPatch {
+                priority: Some(3),
+                ..said()
+            },
+        ),
+        patch(
+            rule,
+            PolicyPatch {
+                action: Some(PolicyAction::Flag),
+                ..said()
+            },
+        ),
+        patch(
+            rule,
+            PolicyPatch {
+                shadow: Some(true),
+                ..said()
+            },
+        ),
+        toggle(rule, None),
+    ] {
+        let done = desk.manage(change);
+        assert!(matches!(done, Outcome::Managed(_)), "{done:?}");
+    }
+}
+
+#[test]
+fn a_draft_that_is_wrong_is_told_so_in_any_plan() {
+    let mut desk = desk_of_two_plans();
+    move_to(&mut desk, "small");
+    let wrong = Manage::CreatePolicy {
+        org: ORG,
+        actor: Actor::System,
+        id: PolicyId(9),
+        draft: super::desk::draft(PolicyType::ToolBlock, Terms::default()),
+    };
+    let refused = desk.manage(wrong);
+    assert!(
+        matches!(&refused, Outcome::Refused(Refusal::Invalid { field, .. }) if *field == "config.tool_pattern"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_first_workflow_of_an_org_waits_for_approvals_only_where_the_plan_has_them() {
+    for approvals in [true, false] {
+        let mut small = plan(Limits::default());
+        small.features.approvals = approvals;
+        let desk = Desk::under(small);
+        let first = desk.published.workflow(ORG, WORKFLOW).unwrap();
+        assert_eq!(first.rare().approvals, approvals);
+    }
 }
 
 #[test]

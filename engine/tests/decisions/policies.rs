@@ -2,10 +2,10 @@
 
 use super::desk::{Desk, KEY, WORKFLOW, cents, operation, tools};
 use engine::code::Code;
-use engine::command::{Ask, Protocol};
-use engine::manage::{PolicyDraft, Terms};
+use engine::command::{Ask, Outcome, Protocol};
+use engine::manage::{Manage, OverdraftPatch, PolicyDraft, PolicyPatch, Terms, TermsPatch};
 use persist::Nanos;
-use persist::record::{Endpoint, PolicyAction, PolicyType, Scope};
+use persist::record::{Actor, Endpoint, Overdraft, PeriodKind, PolicyAction, PolicyType, Scope};
 
 fn tool_rule(desk: &mut Desk, pattern: &str, change: impl FnOnce(&mut PolicyDraft)) {
     let terms = Terms {
@@ -272,4 +272,57 @@ fn a_keys_own_rate_is_asked_in_addition_and_each_call_counts_once() {
         desk.allowed(|ask| ask.key = other);
     }
     assert!(desk.refused(|ask| ask.key = other).policy.is_some());
+}
+
+#[test]
+fn of_two_who_change_different_parts_of_a_policy_at_once_both_are_heard() {
+    let mut desk = Desk::new();
+    let terms = Terms {
+        budget: Some(cents(5)),
+        models: tools(&["gpt-*"]),
+        ..Terms::default()
+    };
+    let id = desk.add_policy(PolicyType::BudgetLimit, terms, |_| {});
+    let soft = Overdraft {
+        amount: Some(cents(1)),
+        percent: None,
+    };
+    // Both requests came in while the policy was as it was made.
+    for terms in [
+        TermsPatch {
+            budget: Some(cents(7)),
+            ..TermsPatch::default()
+        },
+        TermsPatch {
+            period: Some(PeriodKind::Day),
+            min_cost: Some(Some(cents(2))),
+            overdraft: OverdraftPatch::to(Some(soft)),
+            ..TermsPatch::default()
+        },
+        TermsPatch {
+            tools: Some(tools(&["mail"])),
+            ..TermsPatch::default()
+        },
+    ] {
+        let done = desk.manage(Manage::PatchPolicy {
+            org: super::desk::ORG,
+            actor: Actor::System,
+            id,
+            patch: PolicyPatch {
+                terms,
+                ..PolicyPatch::default()
+            },
+        });
+        assert!(matches!(done, Outcome::Managed(_)), "{done:?}");
+    }
+    let org = desk.published.org(super::desk::ORG).unwrap();
+    let now = Terms::of(org.rules.get(id).unwrap());
+    assert_eq!(
+        (now.budget, now.period, now.min_cost, now.overdraft),
+        (Some(cents(7)), PeriodKind::Day, Some(cents(2)), Some(soft))
+    );
+    assert_eq!(
+        (now.tools, now.models),
+        (tools(&["mail"]), tools(&["gpt-*"]))
+    );
 }

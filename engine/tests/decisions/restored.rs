@@ -4,7 +4,7 @@
 use super::desk::{Desk, KEY, NOON, ORG, WORKFLOW, chain, operation, tenths};
 use engine::command::{Ask, Command, Transition};
 use engine::dedup::Generation;
-use engine::manage::WorkflowPatch;
+use engine::manage::{OverdraftPatch, WorkflowPatch};
 use engine::price::PriceTable;
 use engine::snapshot::{generation_part, read_directory, read_generation};
 use engine::{Engine, Settings};
@@ -169,7 +169,7 @@ impl World {
                 desk.patch_workflow(WorkflowPatch {
                     budget: Some(Some(Nanos::from_cents(cents))),
                     period: Some(period),
-                    overdraft: Some(soft.then_some(overdraft)),
+                    overdraft: OverdraftPatch::to(soft.then_some(overdraft)),
                     ..WorkflowPatch::default()
                 });
                 String::new()

@@ -6,7 +6,7 @@ use engine::command::{Ask, Command, Decision, Figures, NO_KEY, Outcome, Verdict}
 use engine::evaluate::{Evaluated, nothing};
 use engine::limits;
 use engine::manage::{
-    Manage, PolicyDraft, PolicyPatch, Refusal, Terms, WorkflowPatch, draft_rules,
+    Manage, PolicyDraft, PolicyPatch, Refusal, Terms, WatchPatch, WorkflowPatch, draft_rules,
 };
 use engine::plan::{Limits, Plan};
 use engine::rules::Standing;
@@ -95,6 +95,26 @@ fn a_tool_rule_in_the_shadow_blocks_nothing_and_its_refusal_stands_in_the_record
     assert_eq!(recorded(&desk), [note]);
     let other = desk.ask(|ask| ask.tools = tools(&["bash"]));
     assert!(is_allowed(&other) && other.notes.is_empty());
+}
+
+#[test]
+fn a_tool_rule_that_only_observes_is_noted_once_however_many_tools_it_names() {
+    let mut desk = Desk::new();
+    let allow = |draft: &mut PolicyDraft| {
+        (draft.action, draft.priority) = (PolicyAction::Allow, 2);
+    };
+    let before = |draft: &mut PolicyDraft| {
+        shadow(draft);
+        draft.priority = 1;
+    };
+    let first = desk.add_policy(PolicyType::ToolBlock, naming(&["mail*", "bash"]), before);
+    desk.add_policy(PolicyType::ToolBlock, naming(&["mail*"]), allow);
+    // Of the first tool another one answers before it; of the second nothing does.
+    let last = desk.add_policy(PolicyType::ToolBlock, naming(&["*"]), shadow);
+    let decision = desk.ask(|ask| ask.tools = tools(&["mail", "bash", "mail.send", "db"]));
+    assert_eq!(said(&decision), [(first, true), (last, true)]);
+    let decision = desk.ask(|ask| ask.tools = tools(&["mail", "mail.send"]));
+    assert_eq!(said(&decision), [(first, true)]);
 }
 
 #[test]
@@ -206,7 +226,7 @@ fn what_a_policy_flags_is_noted_and_nothing_else_of_it() {
 fn a_workflows_own_loop_rule_stops_it_beside_all_policies() {
     let mut desk = Desk::new();
     desk.patch_workflow(WorkflowPatch {
-        watch: Some(Some(LoopWatch {
+        watch: WatchPatch::to(Some(LoopWatch {
             threshold: 3,
             window_secs: 60,
         })),
@@ -366,13 +386,8 @@ fn a_draft_is_asked_instead_of_the_policies_there_are_and_what_was_looked_at_is_
     let tried = evaluate(&mut desk, Some(&drafts), mail);
     assert!(is_allowed(&tried.decision));
     assert_eq!(said(&tried.decision), [(PolicyId(3), true)]);
-    let looked = |tried: &Evaluated| {
-        let questions = tried.looked.iter().flat_map(|(_, looked)| looked);
-        let standings = questions.map(|one| (one.policy.id.0, one.standing));
-        standings.collect::<Vec<_>>()
-    };
     assert_eq!(
-        looked(&tried),
+        standings(&tried),
         [
             (1, Standing::Answers),
             (0, Standing::Behind),
@@ -383,9 +398,111 @@ fn a_draft_is_asked_instead_of_the_policies_there_are_and_what_was_looked_at_is_
     let tried = evaluate(&mut desk, Some(&drafts), |ask| ask.tools = tools(&["bash"]));
     assert_eq!(code(&tried.decision), Some(Code::ToolBlocked));
     assert_eq!(
-        looked(&tried),
+        standings(&tried),
         [(1, Standing::NotMet), (0, Standing::Answers)]
     );
+}
+
+/// Each policy that was looked at, and how it stands.
+fn standings(tried: &Evaluated) -> Vec<(u128, Standing)> {
+    let looked = tried.looked.iter().flat_map(|(_, looked)| looked);
+    looked.map(|one| (one.policy.id.0, one.standing)).collect()
+}
+
+#[test]
+fn of_a_call_without_tools_the_rule_that_refuses_it_is_shown_as_the_one_that_answers() {
+    let mut desk = Desk::new();
+    let drafts = [
+        draft(PolicyType::ToolBlock, naming(&["mail"])),
+        PolicyDraft {
+            priority: 1,
+            shadow: true,
+            ..draft(PolicyType::ToolBlock, naming(&["bash"]))
+        },
+        PolicyDraft {
+            priority: 200,
+            ..draft(PolicyType::ToolBlock, naming(&["*"]))
+        },
+    ];
+    let tried = evaluate(&mut desk, Some(&drafts), |_| {});
+    let Verdict::Block(block) = &tried.decision.verdict else {
+        panic!("{tried:?}");
+    };
+    assert_eq!(block.policy.as_ref().map(|policy| policy.id.0), Some(0));
+    assert_eq!(said(&tried.decision), [(PolicyId(1), true)]);
+    let must = [
+        (1, Standing::Shadow),
+        (0, Standing::Answers),
+        (2, Standing::Behind),
+    ];
+    assert_eq!(standings(&tried), must);
+}
+
+#[test]
+fn a_call_without_tools_is_shown_as_none_of_a_loop() {
+    let mut desk = Desk::new();
+    let drafts = [draft(PolicyType::LoopDetection, repeats(3))];
+    let tried = evaluate(&mut desk, Some(&drafts), |_| {});
+    assert_eq!(standings(&tried), [(0, Standing::NotMet)]);
+    assert!(tried.limits.loops.is_empty());
+    let tried = evaluate(&mut desk, Some(&drafts), mail);
+    assert_eq!(standings(&tried), [(0, Standing::Answers)]);
+    assert_eq!(tried.limits.loops.len(), 1);
+}
+
+#[test]
+fn what_a_tried_call_was_held_against_ends_with_the_question_that_ended_it() {
+    let mut desk = Desk::under(Plan {
+        limits: Limits {
+            executions_per_month: Some(1),
+            ..Limits::default()
+        },
+        ..Plan::default()
+    });
+    desk.cap_org(Some(cents(50)));
+    let key = desk.add_key_with(Some(WORKFLOW), Some(cents(40)), |key| {
+        key.calls_per_minute = Some(7);
+    });
+    desk.patch_workflow(WorkflowPatch {
+        watch: WatchPatch::to(Some(LoopWatch {
+            threshold: 9,
+            window_secs: 60,
+        })),
+        ..WorkflowPatch::default()
+    });
+    desk.add_policy(PolicyType::RateLimit, rate(6), |_| {});
+    let call = |ask: &mut Ask| {
+        mail(ask);
+        ask.key = key;
+    };
+    let tried = evaluate(&mut desk, None, call);
+    let limits = &tried.limits;
+    let rates: Vec<_> = limits.rates.iter().map(|rate| rate.limit).collect();
+    let loops: Vec<_> = limits.loops.iter().map(|rule| rule.threshold).collect();
+    let caps: Vec<_> = limits.caps.iter().map(|(cap, _)| cap.cap).collect();
+    assert_eq!((rates, loops), (vec![6, 7], vec![9]));
+    assert_eq!(caps, [cents(50), cents(40)]);
+    // The plan comes behind loops and before rates.
+    desk.allowed(call);
+    let tried = evaluate(&mut desk, None, call);
+    assert_eq!(code(&tried.decision), Some(Code::ExecutionLimitExceeded));
+    let asked: Vec<_> = tried.looked.iter().map(|(question, _)| *question).collect();
+    assert_eq!(asked, [PolicyType::ToolBlock, PolicyType::LoopDetection]);
+    let limits = &tried.limits;
+    assert!(limits.rates.is_empty() && limits.caps.is_empty());
+    assert_eq!(limits.loops.len(), 1);
+}
+
+#[test]
+fn beside_what_a_draft_makes_of_a_call_stands_what_becomes_of_it_now() {
+    let mut desk = Desk::new();
+    desk.add_policy(PolicyType::ToolBlock, naming(&["mail"]), |_| {});
+    let drafts = [draft(PolicyType::RateLimit, rate(5))];
+    let tried = evaluate(&mut desk, Some(&drafts), mail);
+    assert!(is_allowed(&tried.decision));
+    let present = tried.present.unwrap();
+    assert_eq!(code(&present), Some(Code::ToolBlocked));
+    assert!(evaluate(&mut desk, None, mail).present.is_none());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::desk::{Desk, ORG, WORKFLOW, cents, in_chain, tenths};
 use engine::command::Ask;
-use engine::manage::{Terms, WorkflowPatch};
+use engine::manage::{OverdraftPatch, Terms, WatchPatch, WorkflowPatch};
 use persist::Nanos;
 use persist::record::{Overdraft, PolicyType, Scope};
 
@@ -12,7 +12,7 @@ const fn up_to(amount: Option<Nanos>, percent: Option<u32>) -> Overdraft {
 
 fn soft(desk: &mut Desk, overdraft: Overdraft) {
     desk.patch_workflow(WorkflowPatch {
-        overdraft: Some(Some(overdraft)),
+        overdraft: OverdraftPatch::to(Some(overdraft)),
         ..WorkflowPatch::default()
     });
 }
@@ -137,4 +137,36 @@ fn an_undeclared_call_of_a_chain_takes_what_the_overdraft_leaves() {
     desk.refused(|_| {});
     let hold = desk.allowed(in_chain("run", None));
     assert_eq!(desk.left(hold), Some(Nanos(5_000_000)));
+}
+
+#[test]
+fn of_two_who_change_different_parts_of_a_workflows_settings_at_once_both_are_heard() {
+    let mut desk = Desk::new();
+    // Both requests came in while nothing was set.
+    for (amount, percent) in [(Some(Some(cents(5))), None), (None, Some(Some(20)))] {
+        desk.patch_workflow(WorkflowPatch {
+            overdraft: OverdraftPatch {
+                soft: Some(true),
+                amount,
+                percent,
+            },
+            ..WorkflowPatch::default()
+        });
+    }
+    for (threshold, window_secs) in [(Some(Some(4)), None), (None, Some(30))] {
+        desk.patch_workflow(WorkflowPatch {
+            watch: WatchPatch {
+                threshold,
+                window_secs,
+            },
+            ..WorkflowPatch::default()
+        });
+    }
+    let entry = desk.workflow().entry;
+    let watch = entry.rare().watch.unwrap();
+    assert_eq!(
+        entry.rare().overdraft,
+        Some(up_to(Some(cents(5)), Some(20)))
+    );
+    assert_eq!((watch.threshold, watch.window_secs), (4, 30));
 }

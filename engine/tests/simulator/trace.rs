@@ -234,7 +234,7 @@ pub fn brief_answer(reply: &Reply) -> String {
             view.sums,
             view.entry.budget()
         ),
-        Outcome::Org(view) => format!("org: {:?} of {:?}", view.sums, view.budget),
+        Outcome::Org(view) => format!("org: {:?}", view.sums),
         Outcome::Managed(_) => "done".to_owned(),
         other => format!("{other:?}"),
     };

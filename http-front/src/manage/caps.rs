@@ -1,9 +1,7 @@
 //! How caps are written on the wire: periods, and how hard they are.
 
 use crate::clock;
-use crate::error::{ApiError, ApiResult};
 use engine::period::Period;
-use persist::Nanos;
 use persist::record::{Overdraft, PeriodKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -107,41 +105,5 @@ impl ModeName {
             Some(_) => Self::Soft,
             None => Self::Hard,
         }
-    }
-}
-
-/// What a request says about the overdraft of a cap; absent stays as it was.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Softness {
-    /// `enforcement_mode`.
-    pub mode: Option<ModeName>,
-    /// `max_overdraft_cents`.
-    pub cents: Option<Option<i64>>,
-    /// `max_overdraft_percent`.
-    pub percent: Option<Option<u32>>,
-}
-
-impl Softness {
-    /// The overdraft after the request.
-    pub fn apply(self, before: Option<Overdraft>) -> ApiResult<Option<Overdraft>> {
-        let soft = match self.mode {
-            Some(mode) => mode == ModeName::Soft,
-            None => before.is_some(),
-        };
-        if !soft {
-            if self.cents.flatten().is_some() || self.percent.flatten().is_some() {
-                return Err(ApiError::field(
-                    "enforcement_mode",
-                    "an overdraft needs enforcement_mode \"Soft\"",
-                ));
-            }
-            return Ok(None);
-        }
-        let before = before.unwrap_or_default();
-        let cents = self.cents.map(|cents| cents.map(Nanos::from_cents));
-        Ok(Some(Overdraft {
-            amount: cents.unwrap_or(before.amount),
-            percent: self.percent.unwrap_or(before.percent),
-        }))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::auth::mint_key;
 use super::caps::PeriodName;
-use super::{Admitted, List, Page, admit, cents, id, unexpected};
+use super::{Admitted, List, Page, admit, cents, done, id, no_content};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
@@ -13,8 +13,6 @@ use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use crate::{clock, hash, text};
 use axum::extract::{Path, Request, State};
-use axum::response::IntoResponse as _;
-use engine::command::{Command, Outcome};
 use engine::directory::KeyEntry;
 use engine::manage::{KeyTexts, Manage, Managed};
 use http::StatusCode;
@@ -250,13 +248,9 @@ fn find(app: &App, admitted: &Admitted, id: KeyId) -> ApiResult<Arc<KeyEntry>> {
 
 /// Changes a key and returns it as it is then.
 async fn changed(app: &App, change: Manage) -> ApiResult<Arc<KeyEntry>> {
-    let reply = app.call(Command::Manage(Box::new(change))).await?;
-    match &reply.outcome {
-        Outcome::Managed(managed) => match managed.as_ref() {
-            Managed::Key(key) => Ok(Arc::clone(key)),
-            _ => Err(unexpected(&reply)),
-        },
-        _ => Err(unexpected(&reply)),
+    match *done(app, change).await? {
+        Managed::Key(key) => Ok(key),
+        _ => Err(ApiError::not_found("key")),
     }
 }
 
@@ -489,7 +483,7 @@ async fn revoke(
         id: id(&key, "key")?,
     };
     changed(&app, revoke).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(no_content())
 }
 
 /// Give a key a new text and secret. Those before go on working for a while, so that agents can be

@@ -1,7 +1,7 @@
 //! `/orgs/{org_id}/members`: who belongs to an organization, and as what.
 
-use super::auth::{RoleName, done, no_content};
-use super::{List, Page, admit, id};
+use super::auth::RoleName;
+use super::{List, Page, admit, done, id, no_content};
 use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};

@@ -21,7 +21,10 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::{self, Received};
 use crate::sign_in::{self, Keys, Principal};
 use axum::extract::Request;
-use engine::command::Reply;
+use axum::response::{IntoResponse as _, Response};
+use engine::command::{Command, Outcome, Reply};
+use engine::manage::{Manage, Managed};
+use http::StatusCode;
 use persist::record::{Actor, Role};
 use persist::{Nanos, OrgId, UserId};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -106,6 +109,20 @@ pub fn unexpected(_reply: &Reply) -> ApiError {
         "internal_error",
         "the engine gave another kind of answer",
     )
+}
+
+/// Makes a change; whoever wants to show what it made looks afterwards.
+pub(crate) async fn done(app: &App, change: Manage) -> ApiResult<Box<Managed>> {
+    let reply = app.call(Command::Manage(Box::new(change))).await?;
+    match reply.outcome {
+        Outcome::Managed(managed) => Ok(managed),
+        _ => Err(unexpected(&reply)),
+    }
+}
+
+/// 204.
+pub(crate) fn no_content() -> Response {
+    StatusCode::NO_CONTENT.into_response()
 }
 
 /// A query's `limit`, `cursor` and filters.

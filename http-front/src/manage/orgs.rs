@@ -2,10 +2,10 @@
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::manage::auth::{RoleName, address, done, no_content};
+use crate::manage::auth::{RoleName, address};
 use crate::manage::caps::PeriodName;
 use crate::manage::policies::words::CompositionName;
-use crate::manage::{Admitted, List, Page, admit, cents, nullable};
+use crate::manage::{Admitted, List, Page, admit, cents, done, no_content, nullable};
 use crate::openapi::{
     BodyErrors, ConflictError, OrgErrors, OrgPath, PageQuery, QueryErrors, SessionErrors,
 };
@@ -161,7 +161,7 @@ async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
 }
 
 /// Make a further organization. I am its owner, and it has a workflow, `default`; keys are minted with
-/// POST /api/v1/orgs/{org_id}/api-keys.
+/// POST /api/v1/orgs/{org_id}/api-keys. 409 `organization_limit_reached` for who belongs to a hundred.
 #[utoipa::path(
     post,
     path = "/api/v1/orgs",
@@ -171,7 +171,7 @@ async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body = Create,
     responses(
         (status = 201, description = "Made", body = Shown),
-        BodyErrors, SessionErrors
+        BodyErrors, SessionErrors, ConflictError
     )
 )]
 async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult {

@@ -2,7 +2,7 @@
 //! the gateway.
 
 use super::admin::admit;
-use super::{List, Page, id, unexpected};
+use super::{List, Page, done, id};
 use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
@@ -10,7 +10,6 @@ use crate::openapi::{AdminErrors, BodyErrors, NotFoundError, OrgPath, PageQuery,
 use crate::sdk::decision::json_response;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use engine::command::{Command, Outcome};
 use engine::directory::{Directory, OrgEntry};
 use engine::manage::{Manage, Managed, OrgPatch};
 use engine::plan::{Features, Limits, Plan};
@@ -36,6 +35,7 @@ struct PlanLimits {
     workflows: Option<u32>,
     /// Calls allowed in a calendar month, UTC.
     executions_per_month: Option<u64>,
+    /// Shown only.
     history_days: Option<u32>,
     /// Members and open invitations.
     seats: Option<u32>,
@@ -76,12 +76,17 @@ struct PlanFeatures {
     custom_policies: bool,
     /// Calls that wait for a person.
     approvals: bool,
+    /// Shown only.
     alerts: bool,
+    /// Shown only.
     audit_log: bool,
     /// Invitations.
     team: bool,
+    /// Shown only.
     rbac: bool,
+    /// Shown only.
     replay: bool,
+    /// Shown only.
     sso: bool,
 }
 
@@ -253,14 +258,10 @@ async fn patch_org(
             ..OrgPatch::default()
         },
     };
-    let reply = app.call(Command::Manage(Box::new(patch))).await?;
-    let Outcome::Managed(managed) = &reply.outcome else {
-        return Err(unexpected(&reply));
-    };
-    match managed.as_ref() {
+    match *done(&app, patch).await? {
         Managed::Org(org) => Ok(json_response(
             StatusCode::OK,
-            &show_org(&app.directory(), org),
+            &show_org(&app.directory(), &org),
         )),
         _ => Err(ApiError::not_found("organization")),
     }

@@ -1,8 +1,8 @@
 //! `/orgs/{org_id}/workflows`: the resource, its budget, pause, resume and kill.
 
-use super::caps::{ModeName, PeriodName, Softness, Span};
-use super::{Admitted, List, Page, admit, cents, id, nullable, unexpected};
-use crate::app::App;
+use super::caps::{ModeName, PeriodName, Span};
+use super::{Admitted, List, Page, admit, cents, done, id, nullable, unexpected};
+use crate::app::{App, refused};
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
     BodyErrors, ConflictError, LimitError, OrgErrors, OrgPath, PageQuery, QueryErrors, StateError,
@@ -14,9 +14,11 @@ use crate::{clock, hash, text};
 use axum::extract::{Path, Request, State as Shared};
 use engine::command::{Command, Outcome, Transition, WorkflowView};
 use engine::limits;
-use engine::manage::{Manage, Managed, WorkflowPatch, WorkflowSettings};
+use engine::manage::{
+    Manage, Managed, OverdraftPatch, WatchPatch, WorkflowPatch, WorkflowSettings,
+};
 use http::StatusCode;
-use persist::record::{Actor, LoopWatch, Role, State};
+use persist::record::{Actor, Role, State};
 use persist::{Nanos, OrgId, WorkflowId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -291,27 +293,17 @@ pub fn show(view: &WorkflowView) -> Shown {
     }
 }
 
-/// Loop settings after a request; absent stays.
-fn watch(
-    before: Option<LoopWatch>,
-    threshold: Option<Option<u32>>,
-    window_secs: Option<u32>,
-) -> ApiResult<Option<LoopWatch>> {
-    let threshold = threshold.unwrap_or(before.map(|watch| watch.threshold));
-    let Some(threshold) = threshold else {
-        return match window_secs {
-            Some(_) => Err(ApiError::field(
-                "loop_threshold",
-                "loop_window_secs needs a loop_threshold",
-            )),
-            None => Ok(None),
-        };
-    };
-    let window_secs = window_secs.or(before.map(|watch| watch.window_secs));
-    Ok(Some(LoopWatch {
-        threshold,
-        window_secs: window_secs.unwrap_or(limits::LOOP_WINDOW_SECS),
-    }))
+/// What a request says of how hard a cap is.
+fn overdraft(
+    mode: Option<ModeName>,
+    most: Option<Option<i64>>,
+    percent: Option<Option<u32>>,
+) -> OverdraftPatch {
+    OverdraftPatch {
+        soft: mode.map(|mode| mode == ModeName::Soft),
+        amount: most.map(cents),
+        percent,
+    }
 }
 
 async fn shown(app: &App, status: StatusCode, command: Command) -> ApiResult {
@@ -329,16 +321,11 @@ async fn changed(app: &App, status: StatusCode, change: Manage) -> ApiResult {
         Manage::CreateWorkflow { org, .. } | Manage::PatchWorkflow { org, .. } => *org,
         _ => return Err(ApiError::not_found("workflow")),
     };
-    let reply = app.call(Command::Manage(Box::new(change))).await?;
-    match &reply.outcome {
-        Outcome::Managed(managed) => match managed.as_ref() {
-            Managed::Workflow(workflow) => {
-                let workflow = *workflow;
-                shown(app, status, Command::ReadWorkflow { org, workflow }).await
-            }
-            _ => Err(unexpected(&reply)),
-        },
-        _ => Err(unexpected(&reply)),
+    match *done(app, change).await? {
+        Managed::Workflow(workflow) => {
+            shown(app, status, Command::ReadWorkflow { org, workflow }).await
+        }
+        _ => Err(ApiError::not_found("workflow")),
     }
 }
 
@@ -363,10 +350,14 @@ async fn create(
 ) -> ApiResult {
     let admitted = admit(&app, &org, request, Role::Operator, Keys::Refused).await?;
     let body: Create = admitted.received.json()?;
-    let softness = Softness {
-        mode: body.enforcement_mode,
-        cents: Some(body.max_overdraft_cents),
-        percent: Some(body.max_overdraft_percent),
+    let overdraft = overdraft(
+        body.enforcement_mode,
+        Some(body.max_overdraft_cents),
+        Some(body.max_overdraft_percent),
+    );
+    let watch = WatchPatch {
+        threshold: body.loop_threshold.map(Some),
+        window_secs: body.loop_window_secs,
     };
     let create = Manage::CreateWorkflow {
         org: admitted.org,
@@ -378,14 +369,14 @@ async fn create(
             period: body
                 .budget_period
                 .map_or_else(Default::default, PeriodName::kind),
-            overdraft: softness.apply(None)?,
+            overdraft: overdraft.of(None).map_err(refused)?,
             max_per_call: cents(body.max_per_call_cents),
             chain_cap: cents(body.chain_max_cents),
             chain_secs: body
                 .max_chain_duration_seconds
                 .unwrap_or(limits::CHAIN_SECS),
             description: body.description.unwrap_or_default(),
-            watch: watch(None, body.loop_threshold.map(Some), body.loop_window_secs)?,
+            watch: watch.of(None).map_err(refused)?,
             approvals: body.human_approvals_enabled,
             ..WorkflowSettings::named(body.name)
         },
@@ -560,13 +551,6 @@ async fn patch(
     let admitted = admit(&app, &org, request, Role::Operator, Keys::Refused).await?;
     let workflow = id(&workflow, "workflow")?;
     let body: Patch = admitted.received.json()?;
-    let before = app.directory().workflow(admitted.org, workflow).cloned();
-    let before = before.ok_or_else(|| ApiError::not_found("workflow"))?;
-    let softness = Softness {
-        mode: body.enforcement_mode,
-        cents: body.max_overdraft_cents,
-        percent: body.max_overdraft_percent,
-    };
     let patch = Manage::PatchWorkflow {
         org: admitted.org,
         actor: admitted.actor(),
@@ -576,16 +560,19 @@ async fn patch(
             external_id: body.external_id,
             budget: body.budget_cents.map(cents),
             period: body.budget_period.map(PeriodName::kind),
-            overdraft: Some(softness.apply(before.rare().overdraft)?),
+            overdraft: overdraft(
+                body.enforcement_mode,
+                body.max_overdraft_cents,
+                body.max_overdraft_percent,
+            ),
             max_per_call: body.max_per_call_cents.map(cents),
             chain_cap: body.chain_max_cents.map(cents),
             chain_secs: body.max_chain_duration_seconds,
             description: body.description,
-            watch: Some(watch(
-                before.rare().watch,
-                body.loop_threshold,
-                body.loop_window_secs,
-            )?),
+            watch: WatchPatch {
+                threshold: body.loop_threshold,
+                window_secs: body.loop_window_secs,
+            },
             approvals: body.human_approvals_enabled,
         },
     };

@@ -10,10 +10,11 @@ pub use guard::LoginGuard;
 pub use keys::{Caller, Denied, Secrets, SignatureTable, Signing, key, key_text, known_key};
 pub use sessions::{Cookies, Csrf, FLOW, Origin, SignedIn, session};
 
-use crate::app::App;
+use crate::app::{App, refused};
 use crate::error::{ApiError, ApiResult};
 use crate::request::Received;
 use engine::directory::{KeyEntry, UserEntry};
+use engine::manage::role_too_low;
 use persist::OrgId;
 use persist::record::{Role, Scopes};
 use std::sync::Arc;
@@ -90,10 +91,7 @@ pub fn org(
     let role = app.directory().role(org, user.id);
     let role = role.ok_or_else(|| ApiError::not_found("organization"))?;
     if role < least {
-        return Err(ApiError::forbidden(
-            "forbidden",
-            "your role does not allow this",
-        ));
+        return Err(refused(role_too_low(role, least)));
     }
     Ok(Principal::Member(user))
 }

@@ -168,6 +168,12 @@ impl Desk {
         }
     }
 
+    /// Open holds of an org, as its workflows show them.
+    pub fn open_holds(&mut self, org: OrgId) -> u64 {
+        let workflows = self.org(org).workflows;
+        workflows.iter().map(|workflow| workflow.open_holds).sum()
+    }
+
     /// Spent and held of the workflow in this period.
     pub fn books(&mut self) -> (Nanos, Nanos) {
         let view = self.workflow();

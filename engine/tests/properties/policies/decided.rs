@@ -348,8 +348,8 @@ proptest! {
         let plain = Call { tools: Vec::new(), model: None, projected: 0, ..call };
         let mut desk = Desk::new(&all, composition(strictest), &plain);
         let no_tools = first_tool_rule(&all, &plain).is_some();
-        let fewest = shown.rates.iter().map(|rate| rate.limit).min().unwrap_or(u32::MAX);
-        let least = shown.caps.iter().map(|(cap, _)| cap.cap - cap.spent - cap.held).min();
+        let fewest = shown.limits.rates.iter().map(|rate| rate.limit).min().unwrap_or(u32::MAX);
+        let least = shown.limits.caps.iter().map(|(cap, _)| cap.cap - cap.spent - cap.held).min();
         for nth in 0..5 {
             let must = match least {
                 _ if no_tools => Some(Code::ToolBlocked),

@@ -5,8 +5,8 @@ use crate::promises::Question;
 use crate::rng::Rng;
 use engine::command::{Command, Transition};
 use engine::manage::{
-    KeyTexts, Manage, NewKey, NewSession, OrgPatch, PolicyDraft, PolicyPatch, Registration, Terms,
-    WorkflowPatch, WorkflowSettings,
+    KeyTexts, Manage, NewKey, NewSession, OrgPatch, OverdraftPatch, PolicyDraft, PolicyPatch,
+    Registration, Terms, WatchPatch, WorkflowPatch, WorkflowSettings,
 };
 use persist::record::{
     Actor, Composition, LoopWatch, Overdraft, PeriodKind, PolicyAction, PolicyType, Scope, Scopes,
@@ -181,16 +181,22 @@ impl Clients {
         WorkflowPatch {
             budget: rng.chance(80).then(|| self.cap(rng)),
             period: rng.chance(30).then(|| period(rng)),
-            overdraft: rng.chance(20).then(|| self.overdraft(rng)),
+            overdraft: if rng.chance(20) {
+                OverdraftPatch::to(self.overdraft(rng))
+            } else {
+                OverdraftPatch::default()
+            },
             max_per_call: rng.chance(20).then(|| self.cap(rng)),
             chain_cap: rng.chance(20).then(|| self.cap(rng)),
             chain_secs: rng.chance(20).then(|| rng.within(1, 900) as u32),
-            watch: rng.chance(15).then(|| {
-                rng.chance(50).then(|| LoopWatch {
+            watch: if rng.chance(15) {
+                WatchPatch::to(rng.chance(50).then(|| LoopWatch {
                     threshold: rng.within(2, 8) as u32,
                     window_secs: rng.within(1, 120) as u32,
-                })
-            }),
+                }))
+            } else {
+                WatchPatch::default()
+            },
             ..WorkflowPatch::default()
         }
     }

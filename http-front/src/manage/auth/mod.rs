@@ -11,12 +11,11 @@ mod sessions;
 pub use register::{NewAccount, Registered, sign_up};
 
 use super::keys;
+pub(super) use super::{done, no_content};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::sign_in::Origin;
 use crate::{clock, hash};
-use axum::response::Response;
-use engine::command::{Command, Outcome, Reply};
 use engine::directory::{Directory, UserEntry};
 use engine::limits;
 use engine::manage::{Manage, NewKey, NewSession};
@@ -114,12 +113,7 @@ impl RoleName {
     /// For people.
     #[must_use]
     pub const fn word(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-            Self::Owner => "owner",
-        }
+        engine::manage::role_word(self.kind())
     }
 }
 
@@ -197,21 +191,6 @@ async fn open_session(app: &App, user: UserId, origin: &Origin) -> ApiResult<(St
     let expires_at = session.expires_at;
     done(app, Manage::OpenSession(session)).await?;
     Ok((token, expires_at))
-}
-
-/// Makes a change that has nothing to show.
-pub(super) async fn done(app: &App, change: Manage) -> ApiResult<Reply> {
-    let reply = app.call(Command::Manage(Box::new(change))).await?;
-    match reply.outcome {
-        Outcome::Managed(_) => Ok(reply),
-        _ => Err(super::unexpected(&reply)),
-    }
-}
-
-pub(super) fn no_content() -> Response {
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
 }
 
 /// Too many of something for one address.

@@ -2,10 +2,11 @@
 //! with them. Keys that mean nothing are refused, not skipped.
 
 use crate::error::{ApiError, ApiResult};
-use crate::manage::caps::{ModeName, PeriodName, Softness};
+use crate::manage::caps::{ModeName, PeriodName};
+use crate::manage::{cents, nullable};
 use engine::glob::{BadPattern, Glob};
 use engine::limits;
-use engine::manage::Terms;
+use engine::manage::{Terms, TermsPatch};
 use http::StatusCode;
 use persist::Nanos;
 use persist::record::PolicyType;
@@ -147,9 +148,22 @@ pub struct Matching {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Vec<String>, max_items = 256, example = json!(["gpt-*"]))]
     models: Option<Value>,
-    /// Calls projected to cost at least this.
-    #[schema(minimum = 0, maximum = 900000000000_i64)]
-    min_cost_cents: Option<i64>,
+    /// Calls projected to cost at least this; null for any.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 900000000000_i64)]
+    min_cost_cents: Option<Option<i64>>,
+}
+
+impl Matching {
+    /// No conditions.
+    pub fn none() -> Self {
+        let none = || Some(Value::Array(Vec::new()));
+        Self {
+            tools: none(),
+            models: none(),
+            min_cost_cents: Some(None),
+        }
+    }
 }
 
 /// Which calls a policy is about; all, where nothing is said.
@@ -228,49 +242,44 @@ fn pattern(field: &str, item: &Value) -> ApiResult<String> {
     }
 }
 
-/// The terms after a request: what `config` and `matching` say is said anew, each as a whole.
+/// What a request says of a policy's terms.
 pub fn terms(
     kind: PolicyType,
     config: Option<&Map<String, Value>>,
     matching: Option<&Matching>,
-    before: Terms,
-) -> ApiResult<Terms> {
+) -> ApiResult<TermsPatch> {
     let mut terms = match config {
-        Some(config) => configured(kind, config, before)?,
-        None => before,
+        Some(config) => configured(kind, config)?,
+        None => TermsPatch::default(),
     };
-    if let Some(matching) = matching {
-        let list = |name: &str, value: &Option<Value>| match value {
-            Some(value) => patterns(name, value, 0),
-            None => Ok(Vec::new()),
-        };
-        let tools = list("match.tools", &matching.tools)?;
-        if kind != PolicyType::ToolBlock {
-            terms.tools.clear();
-        }
-        terms.tools.extend(tools);
-        terms.models = list("match.models", &matching.models)?;
-        terms.min_cost = matching.min_cost_cents.map(Nanos::from_cents);
+    let Some(matching) = matching else {
+        return Ok(terms);
+    };
+    let list = |name: &str, value: &Option<Value>| {
+        let list = value.as_ref().map(|value| patterns(name, value, 0));
+        list.transpose()
+    };
+    let tools = list("match.tools", &matching.tools)?;
+    // The patterns of a ToolBlock are shown in its config, beside an empty list here: that says nothing.
+    let tools = tools.filter(|tools| kind != PolicyType::ToolBlock || !tools.is_empty());
+    if let Some(tools) = tools {
+        terms.tools.get_or_insert_default().extend(tools);
     }
+    terms.models = list("match.models", &matching.models)?;
+    terms.min_cost = matching
+        .min_cost_cents
+        .map(|cents| cents.map(Nanos::from_cents));
     Ok(terms)
 }
 
-fn configured(kind: PolicyType, config: &Map<String, Value>, before: Terms) -> ApiResult<Terms> {
-    let mut terms = Terms {
-        tools: match kind {
-            PolicyType::ToolBlock => Vec::new(),
-            _ => before.tools,
-        },
-        models: before.models,
-        min_cost: before.min_cost,
-        ..Terms::default()
-    };
-    let mut softness = Softness::default();
+fn configured(kind: PolicyType, config: &Map<String, Value>) -> ApiResult<TermsPatch> {
+    let mut terms = TermsPatch::default();
     for (name, value) in config {
         let field = format!("config.{name}");
         match (kind, name.as_str()) {
             (PolicyType::ToolBlock, name) if TOOL_LISTS.contains(&name) => {
-                terms.tools.extend(patterns(&field, value, 1)?);
+                let more = patterns(&field, value, 1)?;
+                terms.tools.get_or_insert_default().extend(more);
             }
             (PolicyType::BudgetLimit, "budget_cents") => {
                 let cents = value.as_i64().ok_or_else(|| {
@@ -279,22 +288,22 @@ fn configured(kind: PolicyType, config: &Map<String, Value>, before: Terms) -> A
                 terms.budget = Some(Nanos::from_cents(cents));
             }
             (PolicyType::BudgetLimit, "budget_period") => {
-                terms.period = read::<PeriodName>(&field, value)?.kind();
+                terms.period = Some(read::<PeriodName>(&field, value)?.kind());
             }
             (PolicyType::BudgetLimit, "enforcement_mode") => {
-                softness.mode = Some(read(&field, value)?);
+                terms.overdraft.soft = Some(read::<ModeName>(&field, value)? == ModeName::Soft);
             }
             (PolicyType::BudgetLimit, "max_overdraft_cents") => {
-                softness.cents = Some(read(&field, value)?);
+                terms.overdraft.amount = Some(cents(read(&field, value)?));
             }
             (PolicyType::BudgetLimit, "max_overdraft_percent") => {
-                softness.percent = Some(read(&field, value)?);
+                terms.overdraft.percent = Some(read(&field, value)?);
             }
             (PolicyType::LoopDetection, "loop_threshold") => {
-                terms.loop_threshold = read(&field, value)?;
+                terms.loop_threshold = Some(read(&field, value)?);
             }
             (PolicyType::LoopDetection, "loop_window_secs") => {
-                terms.loop_window_secs = read(&field, value)?;
+                terms.loop_window_secs = Some(read(&field, value)?);
             }
             (PolicyType::RateLimit, "max_calls_per_minute") => {
                 let calls = value.as_u64().and_then(|n| u32::try_from(n).ok());
@@ -317,7 +326,6 @@ fn configured(kind: PolicyType, config: &Map<String, Value>, before: Terms) -> A
             }
         }
     }
-    terms.overdraft = softness.apply(None)?;
     Ok(terms)
 }
 

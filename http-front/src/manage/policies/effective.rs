@@ -12,8 +12,8 @@ use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use axum::extract::{Path, Request, State};
 use engine::command::{Command, Outcome};
-use engine::directory::Directory;
-use engine::evaluate::Effective;
+use engine::directory::{Directory, WorkflowEntry};
+use engine::evaluate::{Effective, InForce};
 use engine::rules::Compiled;
 use http::StatusCode;
 use persist::record::{Arithmetic, Role};
@@ -54,9 +54,10 @@ struct Shown {
     limits: Limits,
 }
 
+/// What calls are held against.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = PolicyLimits)]
-struct Limits {
+pub struct Limits {
     rates: Vec<Rate>,
     loops: Vec<Loop>,
     budgets: Vec<Budget>,
@@ -71,7 +72,7 @@ struct Limits {
 struct Rate {
     scope: ScopeName,
     max_calls_per_minute: u32,
-    /// Calls of the last minute.
+    /// Calls of the minute before.
     used: u32,
     /// Null for the key's own rate.
     policy: Option<Named>,
@@ -162,35 +163,40 @@ pub fn whose(
 
 fn show(org: OrgId, key: Option<KeyId>, effective: &Effective) -> Shown {
     let workflow = &effective.workflow;
-    let named = |policy: &Option<Arc<Compiled>>| policy.as_ref().map(|p| Named::of(p, false));
-    let rates = effective.rates.iter().map(|rate| Rate {
-        scope: ScopeName::of(rate.scope),
-        max_calls_per_minute: rate.limit,
-        used: rate.used,
-        policy: named(&rate.policy),
-    });
-    let loops = effective.loops.iter().map(|rule| Loop {
-        scope: ScopeName::of(rule.scope),
-        loop_threshold: rule.threshold,
-        loop_window_secs: rule.secs,
-        flags: rule.flags,
-        policy: named(&rule.policy),
-    });
-    let budgets = effective.caps.iter();
-    let budgets = budgets.map(|(figures, policy)| Budget::of(figures, named(policy)));
     Shown {
         organization_id: org.to_string(),
         workflow_id: workflow.id.to_string(),
         api_key_id: key.map(|key| key.to_string()),
         composition: CompositionName::of(effective.composition),
         questions: look::show(&effective.looked, false),
-        limits: Limits {
-            rates: rates.collect(),
-            loops: loops.collect(),
-            budgets: budgets.collect(),
-            max_per_call_cents: workflow.rare().max_per_call.map(Nanos::cents_down),
-            chain_max_cents: workflow.rare().chain_cap.map(Nanos::cents_down),
-        },
+        limits: held_against(&effective.limits, workflow, false),
+    }
+}
+
+/// Limits on the wire, with the workflow's own on single calls and chains.
+pub fn held_against(limits: &InForce, workflow: &WorkflowEntry, is_draft: bool) -> Limits {
+    let named = |policy: &Option<Arc<Compiled>>| policy.as_ref().map(|p| Named::of(p, is_draft));
+    let rates = limits.rates.iter().map(|rate| Rate {
+        scope: ScopeName::of(rate.scope),
+        max_calls_per_minute: rate.limit,
+        used: rate.used,
+        policy: named(&rate.policy),
+    });
+    let loops = limits.loops.iter().map(|rule| Loop {
+        scope: ScopeName::of(rule.scope),
+        loop_threshold: rule.threshold,
+        loop_window_secs: rule.secs,
+        flags: rule.flags,
+        policy: named(&rule.policy),
+    });
+    let budgets = limits.caps.iter();
+    let budgets = budgets.map(|(figures, policy)| Budget::of(figures, named(policy)));
+    Limits {
+        rates: rates.collect(),
+        loops: loops.collect(),
+        budgets: budgets.collect(),
+        max_per_call_cents: workflow.rare().max_per_call.map(Nanos::cents_down),
+        chain_max_cents: workflow.rare().chain_cap.map(Nanos::cents_down),
     }
 }
 

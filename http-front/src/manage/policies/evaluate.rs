@@ -1,6 +1,6 @@
 //! How would a call end? Asked of the policies there are, or of others.
 
-use super::effective::{Budget, whose};
+use super::effective::{Budget, Limits, held_against, whose};
 use super::look::{self, Asked, Named, Note};
 use super::shapes::Create;
 use super::words::CompositionName;
@@ -13,7 +13,7 @@ use crate::sdk::gate::{chain_key, model, tool_names};
 use crate::sign_in::Keys;
 use crate::{clock, text};
 use axum::extract::{Path, Request, State};
-use engine::command::{ChainAsk, Command, Decision, Figures, NO_KEY, Outcome, Verdict};
+use engine::command::{Block, ChainAsk, Command, Decision, Figures, NO_KEY, Outcome, Verdict};
 use engine::evaluate::nothing;
 use engine::limits;
 use engine::manage::{PolicyDraft, draft_rules};
@@ -93,6 +93,72 @@ struct Shown {
     composition: CompositionName,
     /// What was looked at, up to the question that ended it.
     questions: Vec<Asked>,
+    /// What the call was held against in these questions, whoever set it; null where no question was
+    /// reached. Limits on single calls and chains belong to the budget.
+    limits: Option<Limits>,
+    /// What the draft would change for this call; null without a draft.
+    impact: Option<Impact>,
+}
+
+/// What a draft would change for a call.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PolicyImpact)]
+struct Impact {
+    change: ChangeWord,
+    /// By the organization's own policies.
+    decision: DecisionWord,
+    error_code: Option<&'static str>,
+    explanation: String,
+    /// The policy of the organization that decides.
+    policy: Option<Named>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = PolicyImpactChange)]
+enum ChangeWord {
+    /// It ends as it does now.
+    None,
+    /// It is refused now, and would be allowed.
+    Allows,
+    /// It is allowed now, and would be refused.
+    Blocks,
+    /// It is refused now, and would be refused for something else.
+    OtherReason,
+}
+
+impl Impact {
+    fn of(present: &Decision, draft: &Decision) -> Self {
+        let (now, then) = (block_of(present), block_of(draft));
+        Self {
+            change: match (now, then) {
+                (None, None) => ChangeWord::None,
+                (Some(_), None) => ChangeWord::Allows,
+                (None, Some(_)) => ChangeWord::Blocks,
+                (Some(now), Some(then)) if now.code == then.code => ChangeWord::None,
+                (Some(_), Some(_)) => ChangeWord::OtherReason,
+            },
+            decision: DecisionWord::of(present),
+            error_code: now.map(|block| block.code.name()),
+            explanation: explanation(present),
+            policy: now
+                .and_then(|block| block.policy.as_ref())
+                .map(|policy| Named::of(policy, false)),
+        }
+    }
+}
+
+const fn block_of(decision: &Decision) -> Option<&Block> {
+    match &decision.verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Block(block) => Some(block),
+    }
+}
+
+fn explanation(decision: &Decision) -> String {
+    block_of(decision)
+        .map_or("allowed", |block| &block.explanation)
+        .to_owned()
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -101,6 +167,15 @@ struct Shown {
 enum DecisionWord {
     Allow,
     Block,
+}
+
+impl DecisionWord {
+    const fn of(decision: &Decision) -> Self {
+        match decision.verdict {
+            Verdict::Allow { .. } => Self::Allow,
+            Verdict::Block(_) => Self::Block,
+        }
+    }
 }
 
 /// The error of one policy of a draft.
@@ -153,16 +228,8 @@ fn bounds(body: &Evaluate) -> ApiResult<()> {
     Ok(())
 }
 
-fn show(
-    decision: &Decision,
-    composition: CompositionName,
-    questions: Vec<Asked>,
-    is_draft: bool,
-) -> Shown {
-    let block = match &decision.verdict {
-        Verdict::Allow { .. } => None,
-        Verdict::Block(block) => Some(block),
-    };
+fn show(decision: &Decision, composition: CompositionName, is_draft: bool) -> Shown {
+    let block = block_of(decision);
     let word = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let named = || {
         let policy = block.and_then(|block| block.policy.as_ref());
@@ -170,15 +237,10 @@ fn show(
     };
     let budget = block.and_then(|block| block.budget.as_ref());
     Shown {
-        decision: match block {
-            None => DecisionWord::Allow,
-            Some(_) => DecisionWord::Block,
-        },
+        decision: DecisionWord::of(decision),
         error_code: block.map(|block| block.code.name()),
         category: block.map(|block| block.code.category().name()),
-        explanation: block
-            .map_or("allowed", |block| &block.explanation)
-            .to_owned(),
+        explanation: explanation(decision),
         policy: named(),
         tool: block.and_then(|block| word(&block.tool)),
         matched_pattern: block.and_then(|block| word(&block.pattern)),
@@ -188,7 +250,9 @@ fn show(
         retry_after_ms: block.and_then(|block| block.retry_after_ms),
         policy_notes: look::notes(&decision.notes, is_draft),
         composition,
-        questions,
+        questions: Vec::new(),
+        limits: None,
+        impact: None,
     }
 }
 
@@ -225,7 +289,7 @@ async fn evaluate(
             Ok(tools) => tools,
             Err(decision) => {
                 let composition = composition(&app, org)?;
-                let shown = show(&decision, composition, Vec::new(), false);
+                let shown = show(&decision, composition, false);
                 return Ok(json_response(StatusCode::OK, &shown));
             }
         };
@@ -264,12 +328,16 @@ async fn evaluate(
     let reply = app.call(command).await?;
     match &reply.outcome {
         Outcome::Evaluated(evaluated) => {
-            let shown = show(
-                &evaluated.decision,
-                CompositionName::of(evaluated.composition),
-                look::show(&evaluated.looked, is_draft),
-                is_draft,
-            );
+            let (decision, looked) = (&evaluated.decision, &evaluated.looked);
+            let composition = CompositionName::of(evaluated.composition);
+            let limits = held_against(&evaluated.limits, &evaluated.workflow, is_draft);
+            let present = evaluated.present.as_ref();
+            let shown = Shown {
+                questions: look::show(looked, is_draft),
+                limits: (!looked.is_empty()).then_some(limits),
+                impact: present.map(|present| Impact::of(present, decision)),
+                ..show(decision, composition, is_draft)
+            };
             Ok(json_response(StatusCode::OK, &shown))
         }
         _ => Err(unexpected(&reply)),

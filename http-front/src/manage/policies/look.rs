@@ -104,7 +104,7 @@ fn why(looked: &Looked) -> String {
         Standing::Heard => "it is heard, and another answer is stricter or sets a limit",
         Standing::NotMet => "its conditions are not met",
         Standing::Conditional => "its answer counts where its conditions are met",
-        Standing::Behind => "another policy of this scope answers before it",
+        Standing::Behind => "another policy answers before it",
         Standing::Shadow => "it would be asked, and is only noted",
     };
     format!("it is about {of}; {stands}")

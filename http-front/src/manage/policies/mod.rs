@@ -10,7 +10,8 @@ mod shapes;
 mod templates;
 pub mod words;
 
-use super::{Admitted, List, Page, admit, id, unexpected};
+use super::once::Named;
+use super::{Admitted, List, Page, admit, done, id, no_content, unexpected};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
@@ -20,9 +21,8 @@ use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use crate::{clock, hash};
 use axum::extract::{Path, Request, State};
-use axum::response::IntoResponse as _;
-use engine::command::{Command, Outcome};
-use engine::manage::{Manage, Managed, PolicyPatch, Terms};
+use config::Matching;
+use engine::manage::{Manage, Managed, PolicyPatch};
 use engine::rules::Compiled;
 use http::StatusCode;
 use persist::record::Role;
@@ -50,13 +50,9 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// Makes a change and returns the policy as it is then.
 async fn changed(app: &App, change: Manage) -> ApiResult<Arc<Compiled>> {
-    let reply = app.call(Command::Manage(Box::new(change))).await?;
-    match &reply.outcome {
-        Outcome::Managed(managed) => match managed.as_ref() {
-            Managed::Policy(policy) => Ok(Arc::clone(policy)),
-            _ => Err(unexpected(&reply)),
-        },
-        _ => Err(unexpected(&reply)),
+    match *done(app, change).await? {
+        Managed::Policy(policy) => Ok(policy),
+        _ => Err(ApiError::not_found("policy")),
     }
 }
 
@@ -151,7 +147,8 @@ async fn get(
     Ok(json_response(StatusCode::OK, &show(org, &found)))
 }
 
-/// Change a policy. A change that changes nothing leaves its version.
+/// Change a policy. What the body does not say stays, within `config` and `match` too; a list replaces
+/// the list there was. A change that changes nothing leaves its version.
 #[utoipa::path(
     patch,
     path = "/api/v1/orgs/{org_id}/policies/{policy_id}",
@@ -173,15 +170,12 @@ async fn patch(
     let admitted = admit(&app, &org, request, Role::Operator, Keys::Refused).await?;
     let id: PolicyId = id(&policy, "policy")?;
     let body: Patch = admitted.received.json()?;
-    let before = find(&app, admitted.org, id)?;
-    let kind = before.policy_type;
-    let matching = body.matching.map(Option::unwrap_or_default);
-    let terms = if body.config.is_some() || matching.is_some() {
-        let (config, kept) = (body.config.as_ref(), Terms::of(&before));
-        Some(config::terms(kind, config, matching.as_ref(), kept)?)
-    } else {
-        None
-    };
+    // A policy keeps its type; all else it says is looked at where the change is made.
+    let kind = find(&app, admitted.org, id)?.policy_type;
+    let matching = body
+        .matching
+        .map(|matching| matching.map_or_else(Matching::none, |Named(matching)| matching));
+    let terms = config::terms(kind, body.config.as_ref(), matching.as_ref())?;
     let patch = Manage::PatchPolicy {
         org: admitted.org,
         actor: admitted.actor(),
@@ -221,8 +215,8 @@ async fn delete(
         actor: admitted.actor(),
         id: id(&policy, "policy")?,
     };
-    app.call(Command::Manage(Box::new(delete))).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    done(&app, delete).await?;
+    Ok(no_content())
 }
 
 /// On or off.

@@ -2,12 +2,13 @@
 
 use super::config::{self, Config, ConfigShown, MatchShown, Matching};
 use super::words::{ActionName, Mode, ScopeName, TypeName, scope_id};
+use crate::app::refused;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
 use crate::manage::caps::ModeName;
 use crate::manage::id;
 use crate::manage::nullable;
-use crate::manage::once::{fields_once, maybe_fields_once};
+use crate::manage::once::{Named, fields_once, maybe_fields_once};
 use engine::manage::{PRIORITY, PolicyDraft, Terms};
 use engine::rules::Compiled;
 use persist::record::{PolicyAction, PolicyType, Scope};
@@ -42,7 +43,8 @@ pub struct Create {
     /// Refuses if absent.
     action: Option<ActionName>,
     #[serde(rename = "match")]
-    matching: Option<Matching>,
+    #[schema(value_type = Option<Matching>)]
+    matching: Option<Named<Matching>>,
     #[serde(default, deserialize_with = "fields_once")]
     #[schema(value_type = Config)]
     config: Map<String, Value>,
@@ -54,7 +56,9 @@ pub struct Create {
     enforcement_mode: Option<ModeName>,
 }
 
-/// What changes in a policy; absent stays. A given `config` or `match` replaces the old one.
+/// What changes in a policy; absent stays, within `config` and `match` too. A list replaces the list
+/// there was, null takes a condition off, and `match: null` all of them. For a ToolBlock, `match.tools`
+/// and `config` are one list: what either says is the whole of it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PolicyPatch)]
@@ -68,7 +72,7 @@ pub struct Patch {
     pub action: Option<ActionName>,
     #[serde(rename = "match", default, deserialize_with = "nullable")]
     #[schema(value_type = Option<Matching>)]
-    pub matching: Option<Option<Matching>>,
+    pub matching: Option<Option<Named<Matching>>>,
     #[serde(default, deserialize_with = "maybe_fields_once")]
     #[schema(value_type = Option<Config>)]
     pub config: Option<Map<String, Value>>,
@@ -156,14 +160,16 @@ impl Create {
             api_key_id: self.api_key_id.as_deref(),
         };
         let (scope, scope_id) = place.read()?;
-        let matching = self.matching.as_ref();
+        let matching = self.matching.as_ref().map(|Named(matching)| matching);
         Ok(PolicyDraft {
             policy_type: kind,
             scope,
             scope_id,
             priority: self.priority.unwrap_or(PRIORITY),
             action: self.action.map_or(PolicyAction::Block, ActionName::action),
-            terms: config::terms(kind, Some(&config), matching, Terms::default())?,
+            terms: config::terms(kind, Some(&config), matching)?
+                .of(Terms::default())
+                .map_err(refused)?,
             is_active: self.is_active.unwrap_or(true),
             shadow: self.mode.is_some_and(Mode::is_shadow),
             template: None,

@@ -3,7 +3,7 @@
 use super::config::ConfigShown;
 use super::shapes::{Place, Shown, show};
 use super::words::{Mode, ScopeName, TypeName};
-use super::{Admitted, List, admit, changed};
+use super::{Admitted, List, admit, changed, done, no_content};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{BodyErrors, ConflictError, LimitError, OrgErrors, OrgPath, TemplatePath};
@@ -11,8 +11,6 @@ use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use crate::{clock, hash};
 use axum::extract::{Path, Request, State};
-use axum::response::IntoResponse as _;
-use engine::command::Command;
 use engine::manage::{CATALOG, Manage, TemplateTerms};
 use http::StatusCode;
 use persist::PolicyId;
@@ -172,6 +170,6 @@ async fn disable(
         actor: admitted.actor(),
         template,
     };
-    app.call(Command::Manage(Box::new(disable))).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    done(&app, disable).await?;
+    Ok(no_content())
 }
