@@ -221,7 +221,7 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         secrets: Default::default(),
         signatures: Default::default(),
         logins: Default::default(),
-        links: Default::default(),
+        mails: Default::default(),
         csrf: Csrf::new(&sealer),
         cookies: Cookies {
             secure: config.browsers_use_https(),

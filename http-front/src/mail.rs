@@ -6,7 +6,7 @@ use crate::config::{BadConfig, Config};
 use crate::{clock, hash};
 use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::AsyncSmtpTransport;
-use lettre::{AsyncTransport as _, Message, Tokio1Executor};
+use lettre::{Address, AsyncTransport as _, Message, Tokio1Executor};
 use reqwest::Url;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -139,10 +139,10 @@ impl Way {
     }
 
     async fn send(&self, mail: &Mail, from: &Mailbox) -> Result<(), Unsent> {
-        let to: Mailbox = mail.to.parse().map_err(|_| Unsent::Unmailable)?;
+        let to: Address = mail.to.parse().map_err(|_| Unsent::Unmailable)?;
         let message = Message::builder()
             .from(from.clone())
-            .to(to)
+            .to(to.into())
             .subject(mail.subject.as_str())
             .header(ContentType::TEXT_PLAIN)
             .body(mail.text.clone())
