@@ -363,7 +363,9 @@ pub struct Directory {
     sessions_by_user: OrdSet<(UserId, SessionId, [u8; 32])>,
     identities: HashMap<(Arc<str>, Arc<str>), UserId>,
     tokens: HashMap<[u8; 32], TokenEntry>,
+    /// The same links by when they end, and by person, those that end first before the others.
     tokens_by_end: OrdSet<(Millis, [u8; 32])>,
+    tokens_by_user: OrdSet<(UserId, Millis, [u8; 32])>,
     invites: HashMap<InviteId, Arc<InviteEntry>>,
     invites_by_hash: HashMap<[u8; 32], InviteId>,
     prices: PriceBook,
@@ -455,17 +457,18 @@ impl Directory {
         (token.kind == kind && now < token.expires_at).then_some(token)
     }
 
-    /// The mailed links of a person that hold at `now`. They are few: each lives an hour or a day.
+    /// The mailed links of a person that hold at `now`, oldest first.
     pub fn tokens_of(
         &self,
         user: UserId,
         kind: TokenKind,
         now: Millis,
     ) -> impl Iterator<Item = [u8; 32]> {
-        let hashes = self.tokens_by_end.range((now, [0xff; 32])..);
-        hashes
-            .map(|(_, hash)| *hash)
-            .filter(move |hash| self.token(hash, kind, now).is_some_and(|t| t.user == user))
+        let theirs = self.tokens_by_user.range((user, now, [0; 32])..);
+        theirs
+            .take_while(move |(whose, ..)| *whose == user)
+            .map(|(.., hash)| *hash)
+            .filter(move |hash| self.token(hash, kind, now).is_some())
     }
 
     /// An open invitation of an org.
@@ -630,6 +633,8 @@ impl Directory {
         self.end_token(&token.token_hash);
         self.tokens_by_end
             .insert((token.expires_at, token.token_hash));
+        self.tokens_by_user
+            .insert((token.user, token.expires_at, token.token_hash));
         let entry = TokenEntry {
             kind: token.kind,
             user: token.user,
@@ -641,6 +646,8 @@ impl Directory {
     fn end_token(&mut self, hash: &[u8; 32]) {
         if let Some(token) = self.tokens.remove(hash) {
             self.tokens_by_end.remove(&(token.expires_at, *hash));
+            self.tokens_by_user
+                .remove(&(token.user, token.expires_at, *hash));
         }
     }
 

@@ -28,6 +28,8 @@ pub const OBSERVERS: usize = 50;
 pub const POLICY_NAME_BYTES: usize = 80;
 /// Bytes of a workflow's name.
 pub const WORKFLOW_NAME_BYTES: usize = 255;
+/// Bytes of a person's name.
+pub const PERSON_NAME_BYTES: usize = 255;
 /// Bytes of an org's name.
 pub const ORG_NAME_BYTES: usize = 100;
 /// Bytes of a workflow's `external_id`.
@@ -77,6 +79,11 @@ pub const HOLD_MILLIS: u64 = 300_000;
 pub const WHEEL_SECS: u64 = 4096;
 /// Sessions live seven days.
 pub const SESSION_MILLIS: u64 = 7 * 24 * 3_600_000;
+/// Sessions that a person has open at once: the oldest ends when another opens.
+pub const SESSIONS: usize = 100;
+/// Mailed links of one kind that work at once for a person: the oldest ends when another is mailed.
+/// More than one, or whoever asks for mails to an address makes the one its owner is reading useless.
+pub const LINKS: usize = 5;
 /// Milliseconds in which a mailed link to set another password works.
 pub const RESET_MILLIS: u64 = 3_600_000;
 /// Milliseconds in which a mailed link to verify an address works.

@@ -11,10 +11,11 @@ mod prices;
 mod templates;
 mod workflows;
 
+pub use accounts::PasswordProof;
 pub use keys::{KeyTexts, NewKey};
 pub use members::{Answer, NewInvite, NewOrg, Newcomer, role_too_low, role_word};
 pub use patch::{OverdraftPatch, WatchPatch};
-pub use people::{Account, NewSession, Registration};
+pub use people::{Account, NewSession, Registration, SignInProof};
 pub use policies::{PRIORITY, PolicyDraft, PolicyPatch, Terms, TermsPatch, draft_rules};
 pub use prices::NewPrice;
 pub use templates::{CATALOG, Template, TemplateTerms};
@@ -34,8 +35,13 @@ use std::sync::Arc;
 pub enum Manage {
     /// A person signs up with an org, a first workflow, a key and a session of their own.
     Register(Box<Registration>),
-    /// A person signed in.
-    OpenSession(NewSession),
+    /// A person signed in. Beyond so many sessions the oldest end.
+    OpenSession {
+        /// The session.
+        session: NewSession,
+        /// What was shown.
+        proof: SignInProof,
+    },
     /// A session ends before its time.
     EndSession {
         /// Whose.
@@ -63,16 +69,14 @@ pub enum Manage {
         user: UserId,
         /// Argon2id, PHC form.
         password_hash: String,
-        /// The session that goes on.
-        but: Option<SessionId>,
-        /// The mailed link that allowed it; it is used up, and shows that the address is theirs.
-        token: Option<[u8; 32]>,
+        /// What allows it.
+        proof: PasswordProof,
     },
-    /// A link is mailed.
+    /// A link is mailed. Beyond so many of a kind the person's oldest work no more.
     AddToken(Token),
-    /// A person showed that the address is theirs.
+    /// A person who is signed in showed that the address is theirs.
     VerifyEmail {
-        /// Who.
+        /// Who is signed in.
         user: UserId,
         /// The mailed link; it is used up.
         token: [u8; 32],
@@ -360,6 +364,8 @@ pub enum Refusal {
     WrongState(String),
     /// Not for this person.
     Forbidden(String),
+    /// The password that was verified is not the person's any more.
+    OldPassword,
     /// The plan has no room for one more.
     Limit {
         /// Slug.
@@ -449,9 +455,9 @@ fn changes<'a>(
     } = desk;
     Ok(match manage {
         Manage::Register(new) => (Actor::User(new.user), people::register(desk, new)?),
-        Manage::OpenSession(session) => (
+        Manage::OpenSession { session, proof } => (
             Actor::User(session.user),
-            vec![Change::SessionAdded(people::session(session, now))],
+            people::open_session(directory, now, session, proof)?,
         ),
         Manage::EndSession { user, session } => {
             let mut theirs = directory.sessions_of(*user, now);
@@ -477,22 +483,14 @@ fn changes<'a>(
         Manage::SetPassword {
             user,
             password_hash,
-            but,
-            token,
-        } => {
-            let new = accounts::NewPassword {
-                password_hash,
-                but: *but,
-                token: *token,
-            };
-            (
-                Actor::User(*user),
-                accounts::set_password(directory, now, *user, new)?,
-            )
-        }
+            proof,
+        } => (
+            Actor::User(*user),
+            accounts::set_password(directory, now, *user, password_hash, proof)?,
+        ),
         Manage::AddToken(token) => (
             Actor::User(token.user),
-            vec![Change::TokenAdded(token.clone())],
+            accounts::add_token(directory, now, token),
         ),
         Manage::VerifyEmail { user, token } => {
             let verified = accounts::verify_email(directory, now, *user, *token)?;

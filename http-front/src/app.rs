@@ -7,7 +7,7 @@ use crate::manage::auth::oauth::Providers;
 use crate::metrics::Metrics;
 use crate::seal::Sealer;
 use crate::shards::{Shards, Unanswered};
-use crate::sign_in::{Cookies, Csrf, LoginGuard, Secrets, SignatureTable};
+use crate::sign_in::{Cookies, Csrf, LoginGuard, MailGuard, Secrets, SignatureTable};
 use engine::command::{Command, KeyView, OrgView, Outcome, Reply, WorkflowView};
 use engine::dedup::Dedup;
 use engine::directory::Directory;
@@ -42,8 +42,8 @@ pub struct App {
     pub signatures: SignatureTable,
     /// Failed logins.
     pub logins: LoginGuard,
-    /// Links asked for by mail.
-    pub links: LoginGuard,
+    /// Mails that were asked for.
+    pub mails: MailGuard,
     /// CSRF tokens.
     pub csrf: Csrf,
     /// The cookies of browsers.
@@ -221,6 +221,12 @@ pub fn unanswered(why: Unanswered) -> ApiError {
     }
 }
 
+/// The wire's word for a wrong password, or one that was right a moment ago.
+#[must_use]
+pub fn wrong_credentials() -> ApiError {
+    ApiError::unauthorized("invalid_credentials", "address or password is wrong")
+}
+
 /// The wire's word for a refusal.
 #[must_use]
 pub fn refused(refusal: Refusal) -> ApiError {
@@ -236,6 +242,7 @@ pub fn refused(refusal: Refusal) -> ApiError {
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", message)
         }
         Refusal::Forbidden(message) => ApiError::forbidden("forbidden", message),
+        Refusal::OldPassword => wrong_credentials(),
         Refusal::Limit {
             code,
             resource,

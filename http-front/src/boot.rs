@@ -151,9 +151,13 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     }
     if config.env == Environment::Production && config.public_url.is_none() {
         tracing::warn!(
-            "NULLRUN_PUBLIC_URL is not set: links in mails lead to the address listened on"
+            "NULLRUN_PUBLIC_URL is not set: links in mails and sign-in through providers lead to the \
+             address listened on; set it to where browsers find the gateway"
         );
     }
+    // Before anything is read or written: a wrong setting is told at once, not after the recovery.
+    let (mailer, mailing) = Mailer::start(&config)?;
+    let providers = Providers::of(&config)?;
     let prices = Arc::new(PriceTable::built_in()?);
     let plans = Arc::new(plans::load(&config)?);
     let in_memory = config.durability == Durability::Memory;
@@ -214,7 +218,6 @@ pub async fn run(config: Config) -> Result<(), BootError> {
     let (pumps, publisher) = Pump::start(engine, recovery.last_lsn, placement.layout.pumps);
     let (shards, queues) = Shards::new(placement.layout, depth);
     let pumping = workers::start_pumps(&placement, pumps, queues, &log, &exchange, &publisher)?;
-    let (mailer, mailing) = Mailer::start(&config)?;
     let app = Arc::new(App {
         shards,
         mailer,
@@ -224,12 +227,12 @@ pub async fn run(config: Config) -> Result<(), BootError> {
         secrets: Default::default(),
         signatures: Default::default(),
         logins: Default::default(),
-        links: Default::default(),
+        mails: Default::default(),
         csrf: Csrf::new(&sealer),
         cookies: Cookies {
             secure: config.browsers_use_https(),
         },
-        providers: Providers::of(&config)?,
+        providers,
         plans,
         address: OnceLock::new(),
         sealer,

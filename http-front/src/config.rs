@@ -266,14 +266,19 @@ pub enum BadConfig {
     PublicUrl,
     /// A mail server that is none.
     #[error(
-        "NULLRUN_SMTP_URL must be smtp://user:password@host:port or smtps://user:password@host:port"
+        "NULLRUN_SMTP_URL must be smtp://user:password@host:port or smtps://user:password@host:port, \
+         with @ : / and % in user and password written as %40 %3A %2F and %25; ?tls= takes required \
+         or opportunistic"
     )]
     SmtpUrl,
     /// A provider that cannot be used.
     #[error("sign-in through a provider: {0}")]
     Provider(String),
     /// No sender.
-    #[error("NULLRUN_MAIL_FROM must be an address such as `NullRun <nullrun@example.com>`")]
+    #[error(
+        "NULLRUN_MAIL_FROM must be an address such as `NullRun <nullrun@example.com>`; with \
+         NULLRUN_SMTP_URL it must be set"
+    )]
     MailFrom,
     /// Workers without threads for the shards.
     #[error(

@@ -1,9 +1,10 @@
 //! Every answer that is not a success, in one envelope. The body is a superset that all published
 //! clients understand; `message` is for people and says what to do, `code` is contract.
 
+use crate::openapi::ErrorBody;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// An error on its way out. The outermost layer turns it into a body, with the request's id.
 #[derive(Debug, Clone)]
@@ -77,23 +78,23 @@ impl ApiError {
         self
     }
 
-    /// The envelope.
+    /// The envelope, as the OpenAPI document describes it.
     #[must_use]
-    pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> Value {
+    pub fn body(&self, request_id: &str, trace_id: Option<&str>) -> ErrorBody {
         let code = self.slug.to_ascii_uppercase();
         let mut details = self.details.clone();
         details.insert("error_code".to_owned(), Value::from(code.as_str()));
-        json!({
-            "error": self.slug,
-            "code": code,
-            "error_code": code,
-            "message": self.message,
-            "error_message": self.message,
-            "details": details,
-            "retry_after_ms": self.retry_after_ms,
-            "request_id": request_id,
-            "trace_id": trace_id,
-        })
+        ErrorBody {
+            error: self.slug,
+            code: code.clone(),
+            error_code: code,
+            message: self.message.clone(),
+            error_message: self.message.clone(),
+            details,
+            retry_after_ms: self.retry_after_ms,
+            request_id: request_id.to_owned(),
+            trace_id: trace_id.map(str::to_owned),
+        }
     }
 }
 

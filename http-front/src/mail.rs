@@ -6,7 +6,7 @@ use crate::config::{BadConfig, Config};
 use crate::{clock, hash};
 use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::AsyncSmtpTransport;
-use lettre::{AsyncTransport as _, Message, Tokio1Executor};
+use lettre::{Address, AsyncTransport as _, Message, Tokio1Executor};
 use reqwest::Url;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -139,10 +139,10 @@ impl Way {
     }
 
     async fn send(&self, mail: &Mail, from: &Mailbox) -> Result<(), Unsent> {
-        let to: Mailbox = mail.to.parse().map_err(|_| Unsent::Unmailable)?;
+        let to: Address = mail.to.parse().map_err(|_| Unsent::Unmailable)?;
         let message = Message::builder()
             .from(from.clone())
-            .to(to)
+            .to(to.into())
             .subject(mail.subject.as_str())
             .header(ContentType::TEXT_PLAIN)
             .body(mail.text.clone())
@@ -250,6 +250,8 @@ fn put(folder: &Path, mail: &[u8]) -> std::io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
+    // Before, so that a disk on which no mail gets whole does not fill with beginnings of mails.
+    trim(folder)?;
     let name = persist::UserId(hash::new_id(clock::now())).to_string();
     let path = folder.join(format!("{name}.eml"));
     let unfinished = folder.join(format!(".{name}"));
@@ -261,18 +263,24 @@ fn put(folder: &Path, mail: &[u8]) -> std::io::Result<()> {
     file.write_all(mail)?;
     std::fs::rename(&unfinished, &path)?;
     tracing::info!(file = %path.display(), "a mail is in the outbox: no SMTP server is set");
-    trim(folder)
+    Ok(())
 }
 
+/// Makes room for one more. Mails that were never finished count: a crash leaves them.
 fn trim(folder: &Path) -> std::io::Result<()> {
-    let mut mails: Vec<_> = std::fs::read_dir(folder)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == "eml"))
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.ends_with(".eml") || name.starts_with('.'))
         .collect();
     // Their names begin with the time they were made.
-    mails.sort();
-    for old in mails.iter().take(mails.len().saturating_sub(OUTBOX)) {
-        std::fs::remove_file(old)?;
+    files.sort_by(|a, b| a.trim_start_matches('.').cmp(b.trim_start_matches('.')));
+    for old in files.iter().take((files.len() + 1).saturating_sub(OUTBOX)) {
+        match std::fs::remove_file(folder.join(old)) {
+            // Another mail made room at the same time, or this one is finished meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
     }
     Ok(())
 }
@@ -300,13 +308,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("outbox");
         std::fs::create_dir(&folder).unwrap();
-        for n in 0..OUTBOX {
+        for n in 1..OUTBOX {
             std::fs::write(folder.join(format!("0000-{n:04}.eml")), "old").unwrap();
         }
+        let unfinished = folder.join(".0000-0000");
+        std::fs::write(&unfinished, "o").unwrap();
         put(&folder, b"new").unwrap();
         let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().collect();
         names.sort_by_key(std::fs::DirEntry::file_name);
         assert_eq!(names.len(), OUTBOX);
+        assert!(!unfinished.exists(), "it is the oldest");
         assert_eq!(names[0].file_name(), "0000-0001.eml");
         let newest = names.last().unwrap();
         assert_eq!(std::fs::read(newest.path()).unwrap(), b"new");

@@ -214,7 +214,8 @@ pub enum ProviderRefusals {
 #[derive(Debug, IntoResponses)]
 #[expect(dead_code, reason = "it only describes")]
 pub enum ProviderErrors {
-    /// No provider is set up; the message names the settings.
+    /// No provider is set up (`oauth_not_configured`), or it does not take the gateway's own id and secret
+    /// (`oauth_misconfigured`); the message names the settings.
     #[response(status = 501)]
     NotConfigured(ErrorBody),
     /// The provider does not answer, or the gateway is overloaded; try again.

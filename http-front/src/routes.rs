@@ -137,7 +137,8 @@ async fn answer(request: Request, next: Next, ids: &Ids) -> Response {
         .remove::<ApiError>()
         .or_else(|| beneath(&response));
     if let Some(error) = error {
-        let body = error.body(ids.request(), ids.trace()).to_string();
+        let body = error.body(ids.request(), ids.trace());
+        let body = serde_json::to_vec(&body).unwrap_or_default();
         *response.body_mut() = axum::body::Body::from(body);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         response.headers_mut().insert(

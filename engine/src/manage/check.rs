@@ -13,6 +13,16 @@ pub(super) fn invalid(field: &'static str, message: String) -> Refusal {
     }
 }
 
+/// The name of a person, who may have none.
+pub(super) fn name_or_none(field: &'static str, text: &str) -> Result<(), Refusal> {
+    match text {
+        "" => Ok(()),
+        name => bounded(field, name, limits::PERSON_NAME_BYTES),
+    }
+}
+
+/// A name, or another text of one line that may not be empty: people, orgs, workflows, policies and
+/// keys are all named by this rule.
 pub(super) fn bounded(field: &'static str, text: &str, most: usize) -> Result<(), Refusal> {
     if text.trim().is_empty() {
         return Err(invalid(field, format!("{field} may not be empty")));

@@ -1,7 +1,7 @@
 //! Organizations and who belongs to them: founding, members and their roles, invitations, the end.
 //! Whoever asks is looked at here again: their role may have changed since the request came in.
 
-use super::check::{self, bound, bounded, text};
+use super::check::{self, bound, bounded, name_or_none, text};
 use super::people::{self, Founding, conflict};
 use super::{Desk, NewSession, Refusal};
 use crate::directory::{Directory, OrgEntry, UserEntry};
@@ -376,7 +376,7 @@ pub(super) fn answer<'a>(
                     "this address is registered; sign in and accept without a password",
                 ));
             }
-            text("name", &new.name, limits::WORKFLOW_NAME_BYTES)?;
+            name_or_none("name", &new.name)?;
             Ok(vec![
                 Change::UserAdded(User {
                     id: new.user,

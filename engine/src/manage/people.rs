@@ -1,6 +1,6 @@
 //! People: signing up and in, sessions, names.
 
-use super::check::{bounded, text};
+use super::check::{bounded, name_or_none};
 use super::{Desk, NewKey, Refusal, keys};
 use crate::directory::{Directory, UserEntry};
 use crate::limits;
@@ -65,6 +65,16 @@ pub struct NewSession {
     pub expires_at: Millis,
 }
 
+/// What somebody showed who signs in.
+#[derive(Debug, Clone)]
+pub enum SignInProof {
+    /// The password, verified against this hash. That takes a while, in which the password may be
+    /// changed: then whoever knew the one before must not get in behind the change.
+    Password(String),
+    /// An account at a provider that is theirs.
+    Provider,
+}
+
 pub(super) fn conflict(code: &'static str, message: &str) -> Refusal {
     Refusal::Conflict {
         code,
@@ -84,6 +94,29 @@ pub(super) fn session(new: &NewSession, now: Millis) -> Session<'_> {
     }
 }
 
+/// The new session, and the end of the oldest for which there is no more room.
+pub(super) fn open_session<'a>(
+    directory: &'a Directory,
+    now: Millis,
+    new: &'a NewSession,
+    proof: &SignInProof,
+) -> Result<Vec<Change<'a>>, Refusal> {
+    let person = user(directory, new.user)?;
+    if let SignInProof::Password(verified) = proof
+        && *person.password_hash != **verified
+    {
+        return Err(Refusal::OldPassword);
+    }
+    let open = || directory.sessions_of(new.user, now);
+    let over = (open().count() + 1).saturating_sub(limits::SESSIONS);
+    let ended = open().take(over).map(|oldest| Change::SessionEnded {
+        user: new.user,
+        session: oldest.id,
+    });
+    let opened = Change::SessionAdded(session(new, now));
+    Ok(ended.chain([opened]).collect())
+}
+
 pub(super) fn register<'a>(
     desk: Desk<'_>,
     new: &'a Registration,
@@ -95,6 +128,7 @@ pub(super) fn register<'a>(
             "this address is registered; sign in with POST /api/v1/auth/login",
         ));
     }
+    name_or_none("name", &new.name)?;
     bounded("organization_name", &new.org_name, limits::ORG_NAME_BYTES)?;
     let mut changes = vec![Change::UserAdded(User {
         id: new.user,
@@ -203,7 +237,7 @@ pub(super) fn user(directory: &Directory, id: UserId) -> Result<&UserEntry, Refu
 }
 
 pub(super) fn rename<'a>(before: &'a UserEntry, name: &'a str) -> Result<Change<'a>, Refusal> {
-    text("name", name, limits::WORKFLOW_NAME_BYTES)?;
+    name_or_none("name", name)?;
     Ok(Change::UserChanged(User {
         name,
         ..before.to_record()

@@ -3,7 +3,7 @@
 
 mod answers;
 
-use super::auth::{RoleName, address, done, no_content, too_many};
+use super::auth::{RoleName, address, done, no_content, too_many_mails};
 use super::{Admitted, List, Page, admit, id};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -11,7 +11,7 @@ use crate::openapi::{
     BodyErrors, ConflictError, InviteErrors, InvitePath, OrgErrors, OrgPath, PageQuery, QueryErrors,
 };
 use crate::sdk::decision::json_response;
-use crate::sign_in::{Keys, Origin};
+use crate::sign_in::{Asked, Keys, Origin};
 use crate::{clock, hash};
 use axum::extract::{Path, Request, State};
 use engine::directory::{Directory, InviteEntry, MailState, UserEntry};
@@ -212,9 +212,9 @@ pub async fn note_lost_mails(app: &App) {
 /// Mails to one address are few at a time, whoever is asked to send them.
 fn admit_mail(app: &App, email: &str, origin: &Origin) -> ApiResult<()> {
     let admitted = app
-        .links
-        .admit(&format!("invite {email}"), origin.ip, clock::now());
-    admitted.map_err(|wait| too_many("too many mails to this address; wait a little", wait))
+        .mails
+        .admit(Asked::Invite, email, origin.ip, clock::now());
+    admitted.map_err(too_many_mails)
 }
 
 /// List open invitations, oldest first. Takes an admin.

@@ -6,7 +6,7 @@ mod guard;
 mod keys;
 mod sessions;
 
-pub use guard::LoginGuard;
+pub use guard::{Asked, LoginGuard, MailGuard};
 pub use keys::{Caller, Denied, Secrets, SignatureTable, Signing, key, key_text, known_key};
 pub use sessions::{Cookies, Csrf, FLOW, Origin, SignedIn, session};
 

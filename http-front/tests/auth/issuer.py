@@ -50,6 +50,14 @@ app = _app.app(require_nonce=False)
 app.debug = False
 
 
+@app.before_request
+def look_at_secret():
+    """The mock takes any secret; a real issuer does not, and some repeat what they were sent."""
+    given = flask.request.authorization
+    if flask.request.path == "/oauth2/token" and given and given.password == "acme-wr0ng":
+        return {"error": "invalid_client", "error_description": given.password}, 401
+
+
 @app.after_request
 def tamper(response):
     if flask.request.path == "/oauth2/token" and response.is_json:
@@ -80,8 +88,9 @@ def github_authorize():
 def github_token():
     form = flask.request.form
     challenge, sub = github.pop(form["code"], (None, None))
-    right = form["client_id"] == "hub" and form["client_secret"] == "hub-s3cret"
-    if not right or challenge != s256(form["code_verifier"]):
+    if (form["client_id"], form["client_secret"]) != ("hub", "hub-s3cret"):
+        return {"error": "incorrect_client_credentials", "error_description": form["client_secret"]}
+    if challenge != s256(form["code_verifier"]):
         return {"error": "bad_verification_code", "error_description": "it is over"}
     github["token " + sub] = sub
     return {"access_token": sub, "token_type": "bearer", "scope": "read:user,user:email"}

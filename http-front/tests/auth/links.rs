@@ -36,8 +36,7 @@ fn a_forgotten_password_is_set_by_a_mailed_link_that_works_once_and_ends_all_ses
     let short = json!({ "token": first, "password": "short" });
     anyone.post(RESET, &short).refused(400, "invalid_field");
     let verify = json!({ "token": first });
-    anyone
-        .post("/api/v1/auth/email/verify", &verify)
+    ada.post("/api/v1/auth/email/verify", &verify)
         .refused(400, "invalid_token");
     // Five tries too many, as of somebody who has forgotten it.
     for _ in 0..5 {
@@ -163,9 +162,16 @@ fn an_address_is_verified_by_a_mailed_link() {
     let reset = json!({ "token": link, "password": "another long password" });
     let mut anyone = house.browser();
     anyone.post(RESET, &reset).refused(400, "invalid_token");
-    anyone.post("/api/v1/auth/email/verify", &body).expect(204);
+    // Whoever opens the mail shows that the mailbox is theirs, not that the account is.
     anyone
         .post("/api/v1/auth/email/verify", &body)
+        .refused(401, "unauthorized");
+    person(&house, "eve@example.com")
+        .post("/api/v1/auth/email/verify", &body)
+        .refused(400, "invalid_token");
+    assert_eq!(session(&mut ada)["user"]["email_verified"], false);
+    ada.post("/api/v1/auth/email/verify", &body).expect(204);
+    ada.post("/api/v1/auth/email/verify", &body)
         .refused(400, "invalid_token");
     assert_eq!(session(&mut ada)["user"]["email_verified"], true);
     let again = ada.ask("POST", "/api/v1/auth/email/send", None);
@@ -179,6 +185,49 @@ fn an_address_is_verified_by_a_mailed_link() {
     let sixth = bob.ask("POST", "/api/v1/auth/email/send", None);
     sixth.refused(429, "too_many_attempts");
     mails(&house.outbox(), 6);
+}
+
+#[test]
+fn a_stranger_who_registered_an_address_first_loses_the_account_to_its_owner() {
+    let house = House::start(&[]);
+    let mut eve = person(&house, "ada@example.com");
+    eve.ask("POST", "/api/v1/auth/email/send", None).expect(202);
+    let link = token(&mails(&house.outbox(), 1)[0]);
+    let verify = json!({ "token": link });
+    let mut ada = house.browser();
+    ada.post("/api/v1/auth/email/verify", &verify)
+        .refused(401, "unauthorized");
+    ada.post(FORGOT, &json!({ "email": "ada@example.com" }))
+        .expect(202);
+    let link = token(&mails(&house.outbox(), 2)[1]);
+    let reset = json!({ "token": link, "password": "another long password" });
+    ada.post(RESET, &reset).expect(204);
+    eve.get("/api/v1/auth/session")
+        .refused(401, "session_expired");
+    login(&mut ada, "ada@example.com", PASSWORD).refused(401, "invalid_credentials");
+    login(&mut ada, "ada@example.com", "another long password").expect(200);
+    assert_eq!(session(&mut ada)["user"]["email_verified"], true);
+}
+
+#[test]
+fn an_address_is_what_can_be_mailed_to() {
+    let house = House::start(&[]);
+    let long = format!("a@{}.com", "x".repeat(300));
+    for email in [
+        "ada",
+        "@example.com",
+        "ada@",
+        "ada@exa mple.com",
+        "Ada <ada@example.com>",
+        "ada@example.com,eve@example.com",
+        &long,
+    ] {
+        let body = json!({ "email": email, "password": PASSWORD });
+        let reply = house.browser().post("/api/v1/auth/register", &body);
+        assert_eq!(reply.status, 400, "{email}: {}", reply.text);
+        reply.refused(400, "invalid_field");
+        assert_eq!(reply.body["details"]["field"], "email");
+    }
 }
 
 #[test]
@@ -212,7 +261,7 @@ fn mail_goes_through_the_server_that_is_set_and_is_tried_again_when_that_is_busy
         ("NULLRUN_PUBLIC_URL", "https://nullrun.example.com"),
     ]);
     let mut browser = house.browser();
-    register(&mut browser, "ada@example.com");
+    let made = register(&mut browser, "ada@example.com");
     // Signing up asks to verify the address, where mail leaves the machine.
     let welcome = mails(inbox.path(), 1);
     assert!(
@@ -227,7 +276,8 @@ fn mail_goes_through_the_server_that_is_set_and_is_tried_again_when_that_is_busy
         "tried again"
     );
     let body = json!({ "token": token(&welcome[0]) });
-    browser.post("/api/v1/auth/email/verify", &body).expect(204);
+    let mut ada = browser.bearer(&made.word("session_token"));
+    ada.post("/api/v1/auth/email/verify", &body).expect(204);
     browser
         .post(FORGOT, &json!({ "email": "ada@example.com" }))
         .expect(202);
@@ -282,7 +332,15 @@ fn a_mail_server_without_a_sender_or_an_address_that_is_none_is_refused_at_the_s
             ("NULLRUN_MAIL_FROM", "a@example.com"),
         ],
         vec![("NULLRUN_PUBLIC_URL", "nullrun.example.com")],
+        vec![
+            ("NULLRUN_SMTP_URL", "smtp://127.0.0.1:1?tls=perhaps"),
+            ("NULLRUN_MAIL_FROM", "a@example.com"),
+        ],
         vec![("NULLRUN_GITHUB_CLIENT_ID", "half")],
+        vec![
+            ("NULLRUN_GITHUB_CLIENT_ID", "whole"),
+            ("NULLRUN_GITHUB_CLIENT_SECRET", " "),
+        ],
         vec![("NULLRUN_OIDC_ACME_ISSUER", "http://login.example.com")],
     ] {
         let data = TempDir::with_prefix("nullrun-auth-").unwrap();
@@ -303,5 +361,7 @@ fn a_mail_server_without_a_sender_or_an_address_that_is_none_is_refused_at_the_s
             "NULLRUN_OIDC_ACME",
         ];
         assert!(named.iter().any(|name| why.contains(name)), "{why}");
+        // Nothing was begun yet.
+        assert!(!data.path().join("wal").exists());
     }
 }

@@ -451,6 +451,34 @@ fn a_provider_that_does_not_answer_is_said_to_be_so_in_time() {
 }
 
 #[test]
+fn a_provider_that_does_not_take_the_secret_is_told_with_the_settings_and_without_the_secret() {
+    let issuer = Program::start("issuer.py", &[]);
+    let url = issuer.url();
+    let house = House::talkative(&[
+        ("NULLRUN_OIDC_ACME_ISSUER", &url),
+        ("NULLRUN_OIDC_ACME_CLIENT_ID", "acme-id"),
+        ("NULLRUN_OIDC_ACME_CLIENT_SECRET", "acme-wr0ng"),
+        ("NULLRUN_GITHUB_URL", &url),
+        ("NULLRUN_GITHUB_CLIENT_ID", "hub"),
+        ("NULLRUN_GITHUB_CLIENT_SECRET", "hub-wr0ng"),
+    ]);
+    let settings = [
+        ("acme", "NULLRUN_OIDC_ACME_CLIENT_SECRET"),
+        ("github", "NULLRUN_GITHUB_CLIENT_SECRET"),
+    ];
+    for (provider, setting) in settings {
+        let mut body = by_code("a code of theirs");
+        body["provider"] = json!(provider);
+        let reply = house.browser().post(REGISTER, &body);
+        reply.refused(501, "oauth_misconfigured");
+        assert!(reply.word("message").contains(setting), "{}", reply.text);
+        assert!(house.log().contains(setting), "{setting} is not in the log");
+        assert!(!reply.text.contains("wr0ng"), "{}", reply.text);
+    }
+    house.keeps(&["acme-wr0ng", "hub-wr0ng", "a code of theirs"].map(str::to_owned));
+}
+
+#[test]
 fn nothing_of_a_sign_in_through_a_provider_is_logged() {
     let street = Street::with(House::talkative);
     let claims =

@@ -22,9 +22,16 @@ fn a_session_says_who_is_signed_in_and_a_person_takes_another_name() {
         .expect(200);
     assert_eq!(patched.body["name"], "Countess");
     assert_eq!(session(&mut ada)["user"]["name"], "Countess");
-    let control = json!({ "name": "a\u{0}b" });
-    ada.ask("PATCH", "/api/v1/auth/user", Some(&control))
-        .refused(400, "validation_error");
+    // A name is one line, wherever it is given: mails say it.
+    for name in ["a\u{0}b", "a\nb", &"x".repeat(256)] {
+        let wrong = json!({ "name": name });
+        ada.ask("PATCH", "/api/v1/auth/user", Some(&wrong))
+            .refused(400, "validation_error");
+        let wrong = json!({ "email": "eve@example.com", "password": PASSWORD, "name": name });
+        let mut eve = house.browser();
+        eve.post("/api/v1/auth/register", &wrong)
+            .refused(400, "validation_error");
+    }
     for path in ["/auth/session", "/auth/sessions"] {
         let path = format!("/api/v1{path}");
         house.browser().get(&path).refused(401, "unauthorized");

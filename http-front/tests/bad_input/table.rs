@@ -341,7 +341,7 @@ fn people() -> Vec<Row> {
         row(
             Method::POST,
             "/api/v1/auth/email/verify",
-            Who::Nobody,
+            Who::Person,
             json!({ "token": "none" }),
             [must("token", Kind::Tried)],
         ),

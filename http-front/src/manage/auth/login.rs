@@ -4,14 +4,14 @@ use super::{
     Membership, Person, check_given_password, done, email, hashing_is_full, memberships,
     no_content, open_session, too_many,
 };
-use crate::app::App;
-use crate::error::{ApiError, ApiResult};
+use crate::app::{App, wrong_credentials};
+use crate::error::ApiResult;
 use crate::openapi::{BodyErrors, SessionErrors, SignInErrors};
 use crate::sdk::decision::json_response;
 use crate::sign_in::{self, Origin};
 use crate::{clock, password, request};
 use axum::extract::{Request, State};
-use engine::manage::Manage;
+use engine::manage::{Manage, SignInProof};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -72,20 +72,18 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     // Who has none takes as long as who does not exist.
     let stored = user.as_ref().map(|user| user.password_hash.to_string());
     let stored = stored.filter(|hash| !hash.is_empty());
-    let Some(good) = password::verify(body.password, stored).await else {
+    let Some(good) = password::verify(body.password, stored.clone()).await else {
         app.logins.undo(&email, origin.ip);
         return Err(hashing_is_full());
     };
     if good {
         app.logins.forget(&email, origin.ip);
     }
-    let Some(user) = user.filter(|_| good) else {
-        return Err(ApiError::unauthorized(
-            "invalid_credentials",
-            "address or password is wrong",
-        ));
+    let Some((user, verified)) = user.zip(stored).filter(|_| good) else {
+        return Err(wrong_credentials());
     };
-    let (token, expires_at) = open_session(&app, user.id, &origin).await?;
+    let proof = SignInProof::Password(verified);
+    let (token, expires_at) = open_session(&app, user.id, proof, &origin).await?;
     let body = LoggedIn {
         expires_at: clock::rfc3339(expires_at),
         user: Person::of(&user),

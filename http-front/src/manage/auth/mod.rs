@@ -18,8 +18,9 @@ use crate::sign_in::Origin;
 use crate::{clock, hash};
 use engine::directory::{Directory, UserEntry};
 use engine::limits;
-use engine::manage::{Manage, NewKey, NewSession};
+use engine::manage::{Manage, NewKey, NewSession, SignInProof};
 use http::StatusCode;
+use lettre::Address;
 use persist::record::{Role, Scopes};
 use persist::{KeyId, Millis, SessionId, UserId, WorkflowId};
 use serde::{Deserialize, Serialize};
@@ -186,10 +187,15 @@ pub(super) fn new_session(
 }
 
 /// Opens a session; its token and its end.
-async fn open_session(app: &App, user: UserId, origin: &Origin) -> ApiResult<(String, Millis)> {
+async fn open_session(
+    app: &App,
+    user: UserId,
+    proof: SignInProof,
+    origin: &Origin,
+) -> ApiResult<(String, Millis)> {
     let (token, session) = new_session(user, clock::now(), Some(origin));
     let expires_at = session.expires_at;
-    done(app, Manage::OpenSession(session)).await?;
+    done(app, Manage::OpenSession { session, proof }).await?;
     Ok((token, expires_at))
 }
 
@@ -201,6 +207,14 @@ pub(super) fn too_many(message: &str, wait_ms: u64) -> ApiError {
     }
 }
 
+/// Too many mails to one address.
+pub(super) fn too_many_mails(wait_ms: u64) -> ApiError {
+    too_many(
+        "too many mails to this address were asked for; wait as long as Retry-After says",
+        wait_ms,
+    )
+}
+
 fn email(text: &str) -> ApiResult<String> {
     address("email", text)
 }
@@ -208,32 +222,17 @@ fn email(text: &str) -> ApiResult<String> {
 /// An address, in lower case, from the field of this name.
 pub(super) fn address(field: &str, text: &str) -> ApiResult<String> {
     let email = text.trim().to_lowercase();
-    let shaped = email
-        .split_once('@')
-        .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
-    let clean = !email.chars().any(|c| c.is_control() || c.is_whitespace());
-    if shaped && clean && email.len() <= limits::EMAIL_BYTES {
+    // What sends the mails says what can be mailed to.
+    if email.len() <= limits::EMAIL_BYTES && email.parse::<Address>().is_ok() {
         return Ok(email);
     }
     Err(ApiError::field(
         field,
         format!(
-            "{field} must be an address of at most {} bytes",
+            "{field} must be an address such as ada@example.com, of at most {} bytes",
             limits::EMAIL_BYTES
         ),
     ))
-}
-
-/// A person's name; an empty one is none.
-pub(super) fn display_name(text: &str) -> ApiResult<String> {
-    let name = text.trim();
-    if name.len() > limits::WORKFLOW_NAME_BYTES || crate::text::has_control(name) {
-        return Err(ApiError::field(
-            "name",
-            format!("name may have {} bytes", limits::WORKFLOW_NAME_BYTES),
-        ));
-    }
-    Ok(name.to_owned())
 }
 
 /// A password somebody wants to have.

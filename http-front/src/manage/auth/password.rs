@@ -3,6 +3,7 @@
 
 use super::{
     check_given_password, check_new_password, done, email, hashing_is_full, no_content, too_many,
+    too_many_mails,
 };
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
@@ -10,12 +11,12 @@ use crate::openapi::{
     AttemptsError, BodyErrors, BusyError, ConflictError, SessionErrors, StateError,
 };
 use crate::sdk::decision::json_response;
-use crate::sign_in::{self, Origin};
+use crate::sign_in::{self, Asked, Origin};
 use crate::{clock, hash, password, request};
 use axum::extract::{Request, State};
 use engine::directory::UserEntry;
 use engine::limits;
-use engine::manage::Manage;
+use engine::manage::{Manage, PasswordProof};
 use http::StatusCode;
 use persist::UserId;
 use persist::record::{Token, TokenKind};
@@ -114,8 +115,8 @@ async fn change(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let admitted = app.logins.admit(&user.email, origin.ip, clock::now());
     admitted
         .map_err(|wait| too_many("too many wrong passwords; wait before trying again", wait))?;
-    let stored = Some(user.password_hash.to_string());
-    let Some(good) = password::verify(body.current_password, stored).await else {
+    let verified = user.password_hash.to_string();
+    let Some(good) = password::verify(body.current_password, Some(verified.clone())).await else {
         app.logins.undo(&user.email, origin.ip);
         return Err(hashing_is_full());
     };
@@ -130,8 +131,10 @@ async fn change(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let change = Manage::SetPassword {
         user: user.id,
         password_hash: hashed.ok_or_else(hashing_is_full)?,
-        but: Some(signed_in.session.id),
-        token: None,
+        proof: PasswordProof::Current {
+            verified,
+            session: signed_in.session.id,
+        },
     };
     done(&app, change).await?;
     Ok(no_content())
@@ -168,8 +171,8 @@ async fn make_link(app: &App, user: &UserEntry, kind: TokenKind) -> ApiResult<()
             "Verify your address",
             format!(
                 "This address was given for an account at {url}.\n\n\
-                 If it is yours, verify it here within a day:\n{url}/verify-email#token={token}\n\n\
-                 If it was not you, do nothing.\n"
+                 If you made it, verify the address here within a day:\n{url}/verify-email#token={token}\n\n\
+                 You are asked to sign in to it. If it was not you, do nothing.\n"
             ),
         ),
     };
@@ -209,7 +212,8 @@ pub(super) fn welcome(app: &Arc<App>, email: String) {
 }
 
 /// Ask for a mail with a link to set another password. The answer is the same whether the address is
-/// registered or not; after five for one address from one place, a few minutes must pass.
+/// registered or not; after five for one address from one place in five minutes, or twenty from anywhere
+/// in an hour, some time must pass.
 #[utoipa::path(
     post,
     path = "/api/v1/auth/password/forgot",
@@ -227,8 +231,9 @@ async fn forgot(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
     let body: Forgot = received.json()?;
     let email = email(&body.email)?;
-    let admitted = app.links.admit(&email, origin.ip, clock::now());
-    admitted.map_err(|wait| too_many("too many mails were asked for; wait a little", wait))?;
+    app.mails
+        .admit(Asked::Reset, &email, origin.ip, clock::now())
+        .map_err(too_many_mails)?;
     // After the answer, for both: only who has the mailbox may learn which it is.
     let find = move |app: &App| app.directory().user_by_email(&email).cloned();
     mail_later(app, TokenKind::PasswordReset, find)?;
@@ -238,11 +243,11 @@ async fn forgot(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     Ok(json_response(StatusCode::ACCEPTED, &body))
 }
 
-/// The person whose mailed token this is.
-fn whose(app: &App, token: &str, kind: TokenKind) -> ApiResult<(UserId, [u8; 32])> {
+/// The person whose mailed token this is to set another password.
+fn whose(app: &App, token: &str) -> ApiResult<(UserId, [u8; 32])> {
     let hash = hash::sha256(token.as_bytes());
     let directory = app.directory();
-    let known = directory.token(&hash, kind, clock::now());
+    let known = directory.token(&hash, TokenKind::PasswordReset, clock::now());
     let user = known.map(|token| token.user).ok_or_else(|| {
         ApiError::new(
             StatusCode::BAD_REQUEST,
@@ -273,13 +278,12 @@ async fn reset(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
     let body: Reset = received.json()?;
     check_new_password("password", &body.password)?;
-    let (user, token) = whose(&app, &body.token, TokenKind::PasswordReset)?;
+    let (user, token) = whose(&app, &body.token)?;
     let hashed = password::hash(body.password).await;
     let change = Manage::SetPassword {
         user,
         password_hash: hashed.ok_or_else(hashing_is_full)?,
-        but: None,
-        token: Some(token),
+        proof: PasswordProof::Link(token),
     };
     done(&app, change).await?;
     // Whoever forgot it has most likely tried a few before.
@@ -314,9 +318,9 @@ async fn send(State(app): State<Arc<App>>, request: Request) -> ApiResult {
             "this address is verified already",
         ));
     }
-    let what = format!("verify {}", user.email);
-    let admitted = app.links.admit(&what, origin.ip, clock::now());
-    admitted.map_err(|wait| too_many("too many mails were asked for; wait a little", wait))?;
+    app.mails
+        .admit(Asked::Verify, &user.email, origin.ip, clock::now())
+        .map_err(too_many_mails)?;
     make_link(&app, &user, TokenKind::VerifyEmail).await?;
     let body = Accepted {
         message: "a mail is on its way",
@@ -324,23 +328,25 @@ async fn send(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     Ok(json_response(StatusCode::ACCEPTED, &body))
 }
 
-/// Show with the token of a mail that the address is mine.
+/// Show with the token of a mail that the address is mine, signed in to the account it was sent for:
+/// whoever opens a mail about an account that a stranger made must not prove the address for them.
 #[utoipa::path(
     post,
     path = "/api/v1/auth/email/verify",
     operation_id = "verify_email",
     tag = "auth",
-    security(()),
+    security(("session" = []), ("cookie" = [])),
     request_body = Verify,
     responses(
         (status = 204, description = "The address is verified"),
-        BodyErrors, BusyError
+        BodyErrors, SessionErrors
     )
 )]
 async fn verify(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;
+    let user = sign_in::person(&app, &received)?.user.id;
     let body: Verify = received.json()?;
-    let (user, token) = whose(&app, &body.token, TokenKind::VerifyEmail)?;
+    let token = hash::sha256(body.token.as_bytes());
     done(&app, Manage::VerifyEmail { user, token }).await?;
     Ok(no_content())
 }

@@ -1,8 +1,6 @@
 //! `POST /auth/register`: a person with an org, a first workflow, a key and a session.
 
-use super::{
-    check_new_password, display_name, done, email, hashing_is_full, mint_key, new_session, password,
-};
+use super::{check_new_password, done, email, hashing_is_full, mint_key, new_session, password};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::openapi::{BodyErrors, BusyError, ConflictError};
@@ -85,7 +83,6 @@ pub async fn sign_up(app: &App, wanted: NewAccount<'_>) -> ApiResult<Registered>
     if let Some(password) = &wanted.password {
         check_new_password("password", password)?;
     }
-    let name = display_name(wanted.name.unwrap_or_default())?;
     let password_hash = match wanted.password {
         Some(password) => crate::password::hash(password)
             .await
@@ -103,7 +100,7 @@ pub async fn sign_up(app: &App, wanted: NewAccount<'_>) -> ApiResult<Registered>
     let owner = email.split('@').next().unwrap_or_default();
     let registration = Registration {
         user,
-        name,
+        name: wanted.name.unwrap_or_default().trim().to_owned(),
         password_hash,
         identity: wanted.identity,
         org,

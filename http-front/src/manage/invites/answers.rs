@@ -4,7 +4,7 @@
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::manage::auth::{
-    RoleName, check_new_password, display_name, done, hashing_is_full, new_session, no_content,
+    RoleName, check_new_password, done, hashing_is_full, new_session, no_content,
 };
 use crate::manage::orgs;
 use crate::openapi::{AcceptErrors, BodyErrors, BusyError, NotFoundError, TokenPath};
@@ -145,7 +145,7 @@ async fn accept(
             "name goes with password; who is signed in has one already",
         ));
     }
-    let name = display_name(body.name.as_deref().unwrap_or_default())?;
+    let name = body.name.unwrap_or_default().trim().to_owned();
     let (invite, token_hash) = find(&app, &token)?;
     match body.password {
         Some(password) => register(&app, &invite, token_hash, (password, name), &origin).await,

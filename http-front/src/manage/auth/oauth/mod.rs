@@ -20,7 +20,7 @@ use crate::sign_in::Origin;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use engine::directory::UserEntry;
-use engine::manage::{Account, Manage};
+use engine::manage::{Account, Manage, SignInProof};
 use http::StatusCode;
 use provider::{Answer, Claims, Provider};
 use serde::Deserialize;
@@ -170,11 +170,12 @@ async fn admit(
 /// A provider's name for a person, within the bounds of one given here.
 fn clean(name: &str) -> String {
     let name = name.replace(char::is_control, " ");
-    crate::text::cut(name, engine::limits::WORKFLOW_NAME_BYTES)
+    crate::text::cut(name, engine::limits::PERSON_NAME_BYTES)
 }
 
 async fn open(app: &App, user: &UserEntry, origin: &Origin) -> ApiResult<Registered> {
-    let (session_token, expires_at) = open_session(app, user.id, origin).await?;
+    let (session_token, expires_at) =
+        open_session(app, user.id, SignInProof::Provider, origin).await?;
     Ok(Registered {
         user_id: user.id.to_string(),
         organization_id: user.orgs.front().map(ToString::to_string),

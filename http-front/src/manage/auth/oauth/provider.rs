@@ -4,6 +4,7 @@
 use super::settings::{Kind, Settings, configured, is_safe};
 use crate::config::{BadConfig, Config};
 use crate::error::{ApiError, ApiResult};
+use http::StatusCode;
 use oauth2::basic::BasicClient;
 use openidconnect::core::{
     CoreAuthenticationFlow, CoreClient, CoreClientAuthMethod, CoreJwsSigningAlgorithm,
@@ -129,6 +130,27 @@ fn unavailable(provider: &Provider, why: &str) -> ApiError {
     ApiError::unavailable(
         "oauth_unavailable",
         "the provider does not answer as it should; try again in a moment",
+    )
+}
+
+fn misconfigured(provider: &Provider) -> ApiError {
+    let Settings { name, .. } = &provider.0;
+    let (id, secret) = (
+        provider.0.variable("CLIENT_ID"),
+        provider.0.variable("CLIENT_SECRET"),
+    );
+    tracing::error!(
+        provider = name,
+        "a provider does not take the gateway's client id and secret; set {id} and {secret} as they \
+         are there, and restart"
+    );
+    ApiError::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "oauth_misconfigured",
+        format!(
+            "the provider does not take this gateway's client id and secret: {id} and {secret} must \
+             be set as they are at the provider, and the gateway restarted"
+        ),
     )
 }
 
@@ -489,15 +511,32 @@ where
     T: ErrorResponse + 'static,
 {
     match error {
-        RequestTokenError::ServerResponse(_) => bad_code(),
+        RequestTokenError::ServerResponse(said) => {
+            let said = serde_json::to_value(&said).unwrap_or_default();
+            named(provider, said["error"].as_str().unwrap_or_default())
+        }
         // GitHub refuses with 200.
-        RequestTokenError::Parse(_, body) if says_error(&body) => bad_code(),
+        RequestTokenError::Parse(_, body) if error_of(&body).is_some() => {
+            named(provider, &error_of(&body).unwrap_or_default())
+        }
         RequestTokenError::Request(error) => unavailable(provider, &error.to_string()),
         _ => unavailable(provider, "its answer to a code cannot be read"),
     }
 }
 
-fn says_error(body: &[u8]) -> bool {
-    let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    body.is_some_and(|body| body.get("error").is_some())
+/// What a provider's word for its refusal means. Its description is not repeated: some quote there
+/// what they were sent.
+fn named(provider: &Provider, error: &str) -> ApiError {
+    match error {
+        // RFC 6749, section 5.2; the last is GitHub's.
+        "invalid_client" | "unauthorized_client" | "incorrect_client_credentials" => {
+            misconfigured(provider)
+        }
+        _ => bad_code(),
+    }
+}
+
+fn error_of(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.get("error")?.as_str().map(str::to_owned)
 }

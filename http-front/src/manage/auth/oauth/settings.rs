@@ -24,6 +24,34 @@ impl std::fmt::Debug for Settings {
     }
 }
 
+impl Settings {
+    /// The variable that sets a part of it.
+    pub fn variable(&self, part: &str) -> String {
+        let name = self.name.to_ascii_uppercase();
+        match self.name.as_str() {
+            "github" | "google" => format!("NULLRUN_{name}_{part}"),
+            _ => format!("{PREFIX}{name}_{part}"),
+        }
+    }
+
+    /// An id or secret that is set to nothing would be met at the first sign-in only.
+    fn check(self) -> Result<Self, BadConfig> {
+        for (part, value) in [
+            ("CLIENT_ID", &self.client_id),
+            ("CLIENT_SECRET", &self.client_secret),
+        ] {
+            if value.trim().is_empty() {
+                let variable = self.variable(part);
+                return Err(bad(format!(
+                    "{variable} is empty; set it as it is at the provider, or remove all variables \
+                     of this provider"
+                )));
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// How a provider is spoken to.
 #[derive(Debug, Clone)]
 pub enum Kind {
@@ -113,7 +141,7 @@ pub fn configured(config: &Config) -> Result<Vec<Settings>, BadConfig> {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     });
     all.extend(issuers(variables)?);
-    Ok(all)
+    all.into_iter().map(Settings::check).collect()
 }
 
 fn issuers(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Settings>, BadConfig> {
@@ -128,15 +156,20 @@ fn issuers(variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Sett
     }
     let one = |(name, mut values): (String, BTreeMap<&'static str, String>)| {
         let mut take = |part: &str| {
-            values
-                .remove(part)
-                .ok_or_else(|| bad(format!("{PREFIX}{name}{part} is missing")))
+            values.remove(part).ok_or_else(|| {
+                bad(format!(
+                    "{PREFIX}{name}{part} is missing; an issuer needs {PREFIX}{name}_ISSUER, \
+                         _CLIENT_ID and _CLIENT_SECRET"
+                ))
+            })
         };
         let issuer = take("_ISSUER")?;
         safe(&format!("{PREFIX}{name}_ISSUER"), &issuer)?;
         let lower = name.to_ascii_lowercase();
         if ["github", "google"].contains(&lower.as_str()) {
-            return Err(bad(format!("{PREFIX}{name}_ISSUER: take another name")));
+            return Err(bad(format!(
+                "{PREFIX}{name}_ISSUER: take another name than {name}, which has settings of its own"
+            )));
         }
         Ok(Settings {
             kind: Kind::Oidc(issuer.trim().to_owned()),
