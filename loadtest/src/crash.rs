@@ -29,11 +29,8 @@ use ground::Ground;
 pub use params::Params;
 use stage::Stage;
 
-/// How long an orderly end may take.
-const TERMINATE_WITHIN: Duration = Duration::from_secs(30);
-
 /// How long the load may take until a named place is reached.
-const POINT_WITHIN: Duration = Duration::from_secs(30);
+const POINT_WITHIN: Duration = Duration::from_secs(120);
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -155,7 +152,7 @@ async fn orderly_restart(
     dice: &mut Dice,
     report: &mut Report,
 ) -> Result<()> {
-    let status = gateway.terminate(TERMINATE_WITHIN)?;
+    let status = gateway.stop()?;
     report.violations.require(status.success(), || {
         format!("SIGTERM ended the gateway with {status}")
     });
