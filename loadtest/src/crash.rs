@@ -188,6 +188,8 @@ async fn crash_under_load(
     (round, load, seed): (u32, Duration, u64),
 ) -> Result<()> {
     let endpoint = gateway.endpoint()?;
+    let charges = || stage.record.lock().counts.charges;
+    let enough = charges() + params.least_charges;
     let mut workers = Vec::new();
     for worker in 0..params.connections {
         let dice = Dice::for_worker(seed, worker as u64);
@@ -208,6 +210,11 @@ async fn crash_under_load(
         Some(point) => dies_at(gateway, stage, point).await,
         None => {
             tokio::time::sleep(load).await;
+            // On a busy machine little may have happened by then.
+            let deadline = Instant::now() + POINT_WITHIN;
+            while charges() < enough && gateway.ended().is_none() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
             if let Some(status) = gateway.ended() {
                 stage.complain(format!(
                     "the gateway ended on its own with {status}:\n{}",
