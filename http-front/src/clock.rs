@@ -14,14 +14,21 @@ pub fn start_at(at: Millis) {
 }
 
 /// Sets the clock ahead by as many milliseconds as the file says, or back, now and whenever that
-/// changes: for tests of clocks that are stepped while the gateway runs.
+/// changes: for tests of clocks that are stepped while the gateway runs. What it has read stands in a
+/// file beside it, whose name ends in `.seen`.
 #[cfg(debug_assertions)]
 pub fn follow(file: std::path::PathBuf) {
-    let read = move || {
+    let seen = file.with_added_extension("seen");
+    let mut last = None;
+    let mut read = move || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        if let Ok(ahead) = text.trim().parse() {
+        let ahead = text.trim().parse().ok();
+        if let Some(ahead) = ahead.filter(|_| ahead != last) {
             AHEAD.store(ahead, std::sync::atomic::Ordering::SeqCst);
+            // A test that waits for it in vain says so.
+            let _noted = std::fs::write(&seen, ahead.to_string());
         }
+        last = ahead.or(last);
     };
     read();
     std::thread::spawn(move || {

@@ -3,6 +3,7 @@
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 /// SHA-256.
 #[must_use]
@@ -80,8 +81,32 @@ pub fn random_word(len: usize) -> String {
         .collect()
 }
 
-/// A new UUIDv7 of this moment.
+/// A new UUIDv7 of this moment. Of two of this process the later one is the greater, within a
+/// millisecond and when the clock goes back, too: what is listed by its id, and policies that were made
+/// in one millisecond, are in the order they were made in.
 #[must_use]
 pub fn new_id(now: persist::Millis) -> u128 {
-    persist::ids::uuid_v7(now, rand::rng().random())
+    static LAST: Mutex<u128> = Mutex::new(0);
+    let mut random = rand::rng();
+    let fresh = persist::ids::uuid_v7(now, random.random());
+    let step = random.random_range(1..=u32::MAX);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    *last = match fresh > *last {
+        true => fresh,
+        false => persist::ids::uuid_v7_after(*last, step),
+    };
+    *last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use persist::Millis;
+
+    #[test]
+    fn ids_are_in_the_order_they_were_made_in_within_a_millisecond_and_over_a_clock_set_back() {
+        let times = (0..2000).map(|n| Millis(if n < 1000 { 1_000_000 } else { 1_000 }));
+        let ids: Vec<_> = times.map(new_id).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+    }
 }

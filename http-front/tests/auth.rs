@@ -108,6 +108,11 @@ impl House {
         self.gateway.as_ref().unwrap().output()
     }
 
+    /// Waits until its output has these words.
+    fn says(&self, words: &str) {
+        self.gateway.as_ref().unwrap().says(words).unwrap();
+    }
+
     /// `kill -9`, and up again.
     fn crash(&mut self) {
         let mut gateway = self.gateway.take().unwrap();

@@ -1,6 +1,6 @@
 //! Input of every wrong kind for every route: refused with a 4xx that says what is wrong, never a
 //! 5xx, never silence, and nothing has changed. The routes are read from the router's source, so a
-//! new one must be described in `bad_input/table.rs`.
+//! new one must be described in `bad_input/table.rs`; the fields are read from the API's description.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,8 @@
 
 #[path = "bad_input/bench.rs"]
 mod bench;
+#[path = "bad_input/described.rs"]
+mod described;
 #[path = "bad_input/probes.rs"]
 mod probes;
 mod support;
@@ -137,6 +139,7 @@ fn names(answer: &Answer, field: &str) -> Result<(), String> {
         "api_key" => (401, "header and body carry different keys"),
         "workflow_id" => (404, "there is no such workflow"),
         "api_key_id" => (404, "there is no such key"),
+        "nonce" => (400, "provider must be one of github"),
         "password" | "name" => (
             404,
             "this invitation is unknown, answered, taken back or over; ask for another one",

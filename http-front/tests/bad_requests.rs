@@ -10,6 +10,8 @@
 
 #[path = "bad_input/bench.rs"]
 mod bench;
+#[path = "bad_input/described.rs"]
+mod described;
 #[path = "bad_input/probes.rs"]
 mod probes;
 mod support;

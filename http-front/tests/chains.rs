@@ -14,7 +14,7 @@ use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::Answer;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::{Environment, LAYOUTS, Stage};
+use support::{Environment, LAYOUTS, PATIENCE, Stage};
 
 /// A call of so many cents in a chain.
 fn call(cents: u64, chain: Option<&str>) -> Value {
@@ -201,10 +201,7 @@ async fn a_chain_that_lasts_too_long_is_refused_until_it_is_ended() {
             if !answer.is_allow() {
                 break answer;
             }
-            assert!(
-                began.elapsed() < Duration::from_secs(10),
-                "it goes on for ever"
-            );
+            assert!(began.elapsed() < PATIENCE, "it goes on for ever");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         refused(&late, "CHAIN_MAX_DURATION_EXCEEDED", "chain_duration");

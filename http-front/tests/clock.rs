@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
-use support::{LAYOUTS, Stage, StepClock};
+use std::time::{Duration, Instant};
+use support::{LAYOUTS, PATIENCE, Stage, StepClock};
 
 const CENT: i64 = 10_000_000;
 const DAY: i64 = 86_400_000;
@@ -60,7 +60,7 @@ async fn open_holds(connection: &mut Connection, account: &Account) -> usize {
 
 /// Starts again with the clock at `now` and one more variable.
 fn at(mut gateway: Gateway, now: &str, more: (&str, &str)) -> Result<Gateway, (Settings, String)> {
-    gateway.terminate(Duration::from_secs(20)).unwrap();
+    gateway.stop().unwrap();
     let settings = gateway.settings().clone();
     drop(gateway);
     let settings = settings.env("NULLRUN_TEST_NOW", now).env(more.0, more.1);
@@ -109,8 +109,7 @@ async fn a_clock_far_behind_the_log_is_refused_with_the_remedy_and_one_ahead_beg
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
     let again = gate(&mut connection, &account, "o").await;
     assert_eq!(again.text("reservation_id"), hold);
-    let words = gateway.output();
-    assert!(words.contains("the clock is behind the log"), "{words}");
+    gateway.says("the clock is behind the log").unwrap();
 
     // Forty days on: another month, and the hold's time is over.
     let gateway = at(gateway, "2026-12-20T12:00:00Z", accept("false")).unwrap();
@@ -184,14 +183,26 @@ async fn stepped(layout: support::Environment) {
     let connection = &mut stage.connection;
     let hold = gate(connection, &account, "o").await;
     let hold = hold.required("reservation_id").unwrap();
+    // Each step is under load, before and after.
+    let goes_on = async || {
+        let (from, began) = (cents.load(Ordering::SeqCst), Instant::now());
+        while cents.load(Ordering::SeqCst) < from + 20 {
+            assert!(began.elapsed() < PATIENCE, "the load stands still");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let step = async |ahead| {
+        clock.step(ahead);
+        goes_on().await;
+    };
     // Four minutes on, an hour back: a hold of five minutes is there.
     for minutes in [4, -60, 4] {
-        clock.step(base + minutes * 60_000).await;
+        step(base + minutes * 60_000).await;
         assert_eq!(open_holds(connection, &account).await, 1, "{minutes} min");
         let again = gate(connection, &account, "o").await;
         assert_eq!(again.text("reservation_id"), hold, "{minutes} min");
     }
-    clock.step(base + 6 * 60_000).await;
+    step(base + 6 * 60_000).await;
     assert_eq!(
         open_holds(connection, &account).await,
         0,
@@ -202,7 +213,7 @@ async fn stepped(layout: support::Environment) {
     let signed = |n: u32| json!({ "operation_id": format!("signed-{n}"), "model": "claude-haiku-4-5", "max_output_tokens": 8000 });
     let caller = Caller::Signed(&account.key, Protocol::V4);
     let seen = |answer: &Answer| (answer.is_allow(), answer.error_code().to_owned());
-    clock.step(DAY).await;
+    step(base + DAY).await;
     let spent_before = workflow(connection, &account).await["spent_nanos"].clone();
     let answer = connection
         .post("/api/v1/gate", caller, &signed(1))
@@ -214,7 +225,7 @@ async fn stepped(layout: support::Environment) {
         "{}",
         answer.body
     );
-    clock.step(0).await;
+    step(0).await;
     let answer = connection
         .post("/api/v1/gate", caller, &signed(2))
         .await
@@ -226,8 +237,8 @@ async fn stepped(layout: support::Environment) {
         shown["spent_nanos"].as_i64() > spent_before.as_i64(),
         "{shown}"
     );
-    clock.step(-3 * DAY).await;
-    clock.step(base).await;
+    step(-3 * DAY).await;
+    step(base).await;
 
     ends.store(true, Ordering::SeqCst);
     for task in load {
@@ -239,7 +250,7 @@ async fn stepped(layout: support::Environment) {
     let second = shown["spent_nanos"].as_i64().unwrap();
     let verify = stage.see(&account, "/ledger/verify").await;
     assert_eq!(verify["verified"], true, "{verify}");
-    stage.gateway.terminate(Duration::from_secs(20)).unwrap();
+    stage.gateway.stop().unwrap();
     let days = by_day(stage.gateway.settings().data_dir(), &account.org);
     let expected = BTreeMap::from([(today, all - second), (today + 1, second)]);
     assert_eq!(days, expected);

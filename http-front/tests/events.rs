@@ -15,7 +15,7 @@ use nullrun_loadtest::gateway::Gateway;
 use nullrun_loadtest::ledger::Ledger;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::Stage;
+use support::{PATIENCE, Stage};
 
 const NANOS: i64 = 1_000;
 const BATCH: usize = 500;
@@ -39,11 +39,7 @@ async fn report(connection: &mut Connection, account: &Account, batch: usize) {
 async fn snapshots(gateway: &Gateway, least: usize) {
     let began = Instant::now();
     while gateway.output().matches("wrote a snapshot").count() < least {
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "{}",
-            gateway.output()
-        );
+        assert!(began.elapsed() < PATIENCE, "{}", gateway.output());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

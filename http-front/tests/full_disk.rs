@@ -19,7 +19,7 @@ use nullrun_loadtest::ledger::Ledger;
 use nullrun_loadtest::shim::Shim;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::{Environment, GATEWAY, LAYOUTS};
+use support::{Environment, GATEWAY, LAYOUTS, PATIENCE};
 use tempfile::TempDir;
 
 /// What an event of a batch costs.
@@ -72,7 +72,7 @@ async fn is_full(connection: &mut Connection, account: &Account) {
 async fn is_well(connection: &mut Connection, account: &Account) {
     let began = Instant::now();
     while ready(connection).await.status != 200 {
-        assert!(began.elapsed() < Duration::from_secs(20), "still full");
+        assert!(began.elapsed() < PATIENCE, "still full");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for answer in ask(connection, account).await {

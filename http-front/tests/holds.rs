@@ -16,7 +16,6 @@ use persist::inspect;
 use persist::record::ChargeFlags;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Duration;
 use support::{LAYOUTS, Stage};
 
 /// Five cents of output.
@@ -157,7 +156,7 @@ async fn a_hold_is_released_with_a_reason_by_its_own_org_only_and_later_spend_is
         true
     );
 
-    stage.gateway.terminate(Duration::from_secs(20)).unwrap();
+    stage.gateway.stop().unwrap();
     let directory = inspect::Directory::read_only(stage.gateway.settings().data_dir());
     let mut lines = Vec::new();
     inspect::export(directory.wal.as_ref(), Lsn(1), Lsn(u64::MAX), &mut lines).unwrap();

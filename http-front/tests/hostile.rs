@@ -58,7 +58,8 @@ fn connections_that_stay_silent_or_stall_in_their_first_bytes_are_closed() {
             closed_by_the_gateway(&mut stream),
             "{first:?} keeps a connection open"
         );
-        assert!(start.elapsed() < Duration::from_secs(5), "{first:?}");
+        // Far from the 75 seconds that are not set here.
+        assert!(start.elapsed() < Duration::from_secs(18), "{first:?}");
     }
 }
 
@@ -318,7 +319,7 @@ fn a_body_that_never_ends_does_not_spoil_the_stop() {
         .unwrap();
     let _silent = raw(&stage.gateway);
     std::thread::sleep(Duration::from_millis(200));
-    let status = stage.gateway.terminate(Duration::from_secs(12)).unwrap();
+    let status = stage.gateway.terminate(Duration::from_secs(30)).unwrap();
     let words = stage.gateway.output();
     assert!(status.success(), "{status} {words}");
     assert!(!words.contains("the log failed"), "{words}");
@@ -351,7 +352,7 @@ async fn stops_with_a_disk_that_hangs(layout: Environment) {
     );
     stream.write_all(request.as_bytes()).unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    let status = gateway.terminate(Duration::from_secs(22)).unwrap();
+    let status = gateway.terminate(Duration::from_secs(40)).unwrap();
     assert_eq!(status.code(), Some(1), "{}", gateway.output());
     assert!(
         gateway.output().contains("the disk did not confirm"),

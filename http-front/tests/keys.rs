@@ -13,8 +13,7 @@ mod support;
 use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::{Answer, Caller, Protocol, SdkKey};
 use serde_json::{Value, json};
-use std::time::Duration;
-use support::Stage;
+use support::{Stage, StepClock};
 
 fn sdk_key(minted: &Value) -> SdkKey {
     let text = |field: &str| minted[field].as_str().unwrap().to_owned();
@@ -148,7 +147,10 @@ async fn a_keys_own_rate_is_asked_beside_all_policies() {
 
 #[tokio::test]
 async fn both_texts_and_both_secrets_work_during_the_overlap_and_only_the_new_ones_after_it() {
-    let mut stage = Stage::start(&[]);
+    // Far fewer seconds than signatures may be old, and more than any restart takes.
+    const OVERLAP: u64 = 120;
+    let clock = StepClock::ahead(0);
+    let mut stage = Stage::start(&[("NULLRUN_TEST_NOW", &clock.variable())]);
     let account = stage.account().await;
     let first = mint(
         &mut stage,
@@ -157,7 +159,7 @@ async fn both_texts_and_both_secrets_work_during_the_overlap_and_only_the_new_on
     )
     .await;
     let old = sdk_key(&first);
-    let rotated = rotate(&mut stage, &account, &first["id"], 2).await;
+    let rotated = rotate(&mut stage, &account, &first["id"], OVERLAP).await;
     let new = sdk_key(&rotated);
     assert_eq!(
         (&first["id"], 2),
@@ -188,7 +190,7 @@ async fn both_texts_and_both_secrets_work_during_the_overlap_and_only_the_new_on
         (401, "HMAC_MISMATCH")
     );
 
-    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    clock.step(OVERLAP as i64 * 1000);
     let refused = gate(&mut stage, &old, Protocol::V4).await;
     assert_eq!(
         (refused.status, refused.error_code()),

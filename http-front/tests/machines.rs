@@ -21,7 +21,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use support::GATEWAY;
+use support::{GATEWAY, PATIENCE};
 use tempfile::TempDir;
 
 /// Starts a gateway on `data` that must serve; its banner is printed.
@@ -32,20 +32,13 @@ fn serve(settings: Settings) -> Gateway {
     gateway
 }
 
-/// The line of the banner that says what writes the log. It follows the address by a moment.
+/// The line of the banner that says what writes the log.
 fn log_writer(gateway: &Gateway) -> String {
-    for _ in 0..100 {
-        let output = gateway.output();
-        if let Some(line) = output.lines().find(|line| line.contains("log writer")) {
-            println!("{}", line.trim());
-            return line.to_owned();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!(
-        "the banner does not say what writes the log:\n{}",
-        gateway.output()
-    );
+    let output = gateway.says("log writer").unwrap();
+    let mut lines = output.lines().filter(|line| line.contains("log writer"));
+    let line = lines.next().unwrap().trim().to_owned();
+    println!("{line}");
+    line
 }
 
 /// Starts a gateway that must refuse to; its words.
@@ -290,7 +283,7 @@ async fn snapshots_damaged_when_the_log_behind_them_is_gone_are_refused_with_wha
         let sent = connection.post("/api/v1/track/batch", caller, &events);
         assert_eq!(sent.await.unwrap().status, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(began.elapsed() < Duration::from_secs(30), "never trimmed");
+        assert!(began.elapsed() < PATIENCE, "never trimmed");
     }
     gateway.kill_9().unwrap();
     for entry in std::fs::read_dir(data.path().join("snapshots")).unwrap() {

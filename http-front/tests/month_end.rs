@@ -15,20 +15,16 @@ mod load;
 mod support;
 
 use calendar::{by_month, restarted_at};
-use load::{CENT, Clock, Load, MIDNIGHT_MILLIS};
+use load::{CENT, Load, MIDNIGHT_MILLIS};
 use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::{Caller, Connection};
 use nullrun_loadtest::ledger::Ledger;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use support::{Environment, LAYOUTS, Stage, StepClock};
 
 /// When the stage is set, however long that takes: less than a hold lives before midnight.
 const START: &str = "2026-11-30T23:56:00Z";
-/// When the load begins.
-const LOAD: &str = "2026-11-30T23:59:58Z";
-/// How long the load goes on in December.
-const AFTER: Duration = Duration::from_millis(1500);
 
 async fn gate(stage: &mut Stage, account: &Account, cents: u64) -> Value {
     let body = json!({ "model": "claude-haiku-4-5", "max_output_tokens": cents * 2000 });
@@ -74,9 +70,7 @@ async fn month_ends(layout: Environment) {
     );
     let open = gate(&mut stage, &late, 9).await["reservation_id"].clone();
     let mut load = Load::prepare(&mut stage, &busy).await;
-    stepped.step(StepClock::until(LOAD)).await;
-    let clock = Clock::read(&mut stage, &busy).await;
-    load.run(&stage, &busy, clock.midnight() + AFTER).await;
+    let clock = load.run(&stage, &busy, &stepped).await;
 
     let shown = workflow(&mut stage, &idle).await;
     let seen = |name: &str| shown[name].as_i64();
@@ -118,7 +112,7 @@ async fn month_ends(layout: Environment) {
         "December has {december}, not {least} to {most}"
     );
     assert!(least > 0 && most < all, "no load on one side of midnight");
-    stage.gateway.terminate(Duration::from_secs(20)).unwrap();
+    stage.gateway.stop().unwrap();
     let months = by_month(stage.gateway.settings().data_dir(), &busy.org);
     assert_eq!(months, [all - december, december], "the log's own sums");
     println!("{done}, in all {:.1} s", began.elapsed().as_secs_f32());
@@ -174,13 +168,13 @@ async fn caps_of_every_period_begin_anew_when_their_period_does_and_not_before()
     let mut gateway = stage.gateway;
     // A Tuesday; the next Monday is the 30th.
     for (now, free) in [
-        ("2026-11-24T23:59:30Z", 0),
+        ("2026-11-24T23:58:00Z", 0),
         ("2026-11-25T00:00:00Z", 1),
-        ("2026-11-29T23:59:30Z", 1),
+        ("2026-11-29T23:58:00Z", 1),
         ("2026-11-30T00:00:00Z", 2),
-        ("2026-11-30T23:59:30Z", 2),
+        ("2026-11-30T23:58:00Z", 2),
         ("2026-12-01T00:00:00Z", 3),
-        ("2026-12-23T23:59:30Z", 3),
+        ("2026-12-23T23:58:00Z", 3),
         ("2026-12-24T00:00:00Z", 4),
         ("2036-01-01T00:00:00Z", 4),
     ] {

@@ -270,7 +270,7 @@ async fn an_answer_has_the_ids_of_its_request_and_of_its_trace() {
         let (trace, error) = ask("/no/such/route", bad).await;
         assert_eq!((trace, &error["trace_id"]), (None, &Value::Null), "{bad}");
     }
-    let log = stage.gateway.output();
+    let log = stage.gateway.says("mine-1").unwrap();
     let line = log
         .lines()
         .find(|line| line.contains("mine-1") && line.contains(TRACE));

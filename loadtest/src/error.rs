@@ -26,6 +26,14 @@ pub enum Error {
         /// The last lines of its stdout and stderr.
         output: String,
     },
+    /// The gateway ran, and did not do what was waited for.
+    #[error("the gateway {reason}; its output:\n{output}")]
+    Amiss {
+        /// What it did not do.
+        reason: String,
+        /// The last lines of its stdout and stderr.
+        output: String,
+    },
     /// A request was sent, or was about to be, and no complete answer came: its effect is in doubt.
     #[error("no answer to {request}: {reason}")]
     NoAnswer {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::client::Endpoint;
@@ -18,7 +18,12 @@ use crate::shim::Mount;
 use crate::system::send_sigterm;
 
 /// How long a gateway may take from its start to `listening on`. Recovery of a crashed log is inside it.
-const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_WITHIN: Duration = Duration::from_secs(120);
+/// How long anything else may take that is only waited for: longer than any machine needs, so that only what never
+/// comes reaches it.
+const SAID_WITHIN: Duration = Duration::from_secs(120);
+/// How long an orderly end may take: its own bounds are 18 s together.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 /// Lines of output kept for failure messages.
 const KEPT_LINES: usize = 400;
 
@@ -116,13 +121,15 @@ pub struct Gateway {
     child: Child,
     base_url: String,
     output: Output,
+    /// One per pipe, until the process has ended and they have read its last words.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Gateway {
     /// Starts the gateway and waits until it listens.
     ///
     /// # Errors
-    /// When the binary cannot be run, ends early, or does not listen within a minute; its output is in the error.
+    /// When the binary cannot be run, ends early, or does not listen within two minutes; its output is in the error.
     pub fn start(settings: Settings) -> Result<Self> {
         let mut child = settings.command().spawn().map_err(|source| Error::Spawn {
             binary: settings.binary.clone(),
@@ -130,17 +137,16 @@ impl Gateway {
         })?;
         let output = Output::default();
         let (found, listening) = mpsc::channel();
-        if let Some(stdout) = child.stdout.take() {
-            output.collect(stdout, Some(found));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            output.collect(stderr, None);
-        }
+        let stdout = child.stdout.take();
+        let stdout = stdout.map(|pipe| output.collect(pipe, Some(found)));
+        let stderr = child.stderr.take();
+        let stderr = stderr.map(|pipe| output.collect(pipe, None));
         let mut gateway = Self {
             settings,
             child,
             base_url: String::new(),
             output,
+            readers: stdout.into_iter().chain(stderr).collect(),
         };
         gateway.base_url = gateway.wait_for_address(&listening)?;
         Ok(gateway)
@@ -156,12 +162,13 @@ impl Gateway {
                 )
             }
             Err(RecvTimeoutError::Disconnected) => match self.child.wait() {
-                Ok(status) => format!("it ended with {status}"),
+                Ok(status) => {
+                    self.read_to_the_end();
+                    format!("it ended with {status}")
+                }
                 Err(error) => error.to_string(),
             },
         };
-        // stderr is read by another thread: give it a moment to catch up with the last words.
-        thread::sleep(Duration::from_millis(50));
         Err(Error::NotUp {
             reason,
             output: self.output.text(),
@@ -195,14 +202,46 @@ impl Gateway {
         &self.settings
     }
 
-    /// The last lines of its stdout and stderr.
+    /// The last lines of its stdout and stderr: all of them once it has ended. While it runs, what it wrote a moment
+    /// ago may not have been read yet: [`Gateway::says`] waits for it.
     pub fn output(&self) -> String {
         self.output.text()
     }
 
+    /// Waits until its output contains `words`, and gives back the output.
+    ///
+    /// # Errors
+    /// When it ends, or two minutes pass, without them.
+    pub fn says(&self, words: &str) -> Result<String> {
+        let deadline = Instant::now() + SAID_WITHIN;
+        loop {
+            // Asked first: what was read to its end before is complete now.
+            let silent = self.readers.iter().all(JoinHandle::is_finished);
+            let output = self.output.text();
+            if output.contains(words) {
+                return Ok(output);
+            }
+            if silent || Instant::now() > deadline {
+                let reason = format!("never said {words:?}");
+                return Err(Error::Amiss { reason, output });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Its exit status, if it has ended on its own.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        let status = self.child.try_wait().ok().flatten()?;
+        self.read_to_the_end();
+        Some(status)
+    }
+
+    /// After its end: waits for the readers, so that no word of it is lost.
+    fn read_to_the_end(&mut self) {
+        for reader in self.readers.drain(..) {
+            // It does not panic; if it did, its lines are missing and the test that looks for them says so.
+            let _read = reader.join();
+        }
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -214,7 +253,16 @@ impl Gateway {
         self.child
             .wait()
             .map_err(Error::io("waiting for the gateway"))?;
+        self.read_to_the_end();
         Ok(())
+    }
+
+    /// SIGTERM, and waits for the orderly end, however busy the machine is.
+    ///
+    /// # Errors
+    /// When it has not ended within a minute.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.terminate(STOPPED_WITHIN)
     }
 
     /// SIGTERM, and waits for the orderly end.
@@ -233,8 +281,8 @@ impl Gateway {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        let reason = format!("still running {} s after SIGTERM", within.as_secs());
-        Err(Error::NotUp {
+        let reason = format!("still runs {} s after SIGTERM", within.as_secs());
+        Err(Error::Amiss {
             reason,
             output: self.output.text(),
         })
@@ -246,6 +294,7 @@ impl Drop for Gateway {
         // Nothing to tell anybody here: either it is gone already, or it is now.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+        self.read_to_the_end();
     }
 }
 
@@ -254,7 +303,11 @@ impl Drop for Gateway {
 struct Output(Arc<Mutex<VecDeque<String>>>);
 
 impl Output {
-    fn collect(&self, pipe: impl Read + Send + 'static, found: Option<mpsc::Sender<String>>) {
+    fn collect(
+        &self,
+        pipe: impl Read + Send + 'static,
+        found: Option<mpsc::Sender<String>>,
+    ) -> JoinHandle<()> {
         let lines = Arc::clone(&self.0);
         thread::spawn(move || {
             for line in BufReader::new(pipe).lines().map_while(std::io::Result::ok) {
@@ -268,7 +321,7 @@ impl Output {
                 }
                 kept.push_back(line);
             }
-        });
+        })
     }
 
     fn text(&self) -> String {
@@ -314,5 +367,41 @@ mod tests {
             panic!("ls is no gateway");
         };
         assert!(error.to_string().contains("ended with"), "{error}");
+    }
+
+    /// A shell that plays a gateway.
+    fn plays(script: &str) -> Gateway {
+        let script = format!("echo listening on http://127.0.0.1:1; {script}");
+        let launcher = ["sh", "-c", script.as_str()].map(OsString::from).to_vec();
+        Gateway::start(Settings::new("/bin/true", "/tmp").under(launcher)).unwrap()
+    }
+
+    #[test]
+    fn whatever_a_gateway_wrote_before_its_end_is_in_its_output() {
+        for _ in 0..20 {
+            let script = "seq 1 300 >&2; echo the last word >&2; exit 3";
+            let mut gateway = plays(script);
+            let status = loop {
+                match gateway.ended() {
+                    Some(status) => break status,
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!(status.code(), Some(3));
+            let output = gateway.output();
+            assert!(output.contains("the last word"), "{output}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_awaited_until_it_is_said_or_never_can_be() {
+        let gateway = plays("sleep 0.2; echo at last; exec sleep 60");
+        assert!(gateway.says("at last").unwrap().contains("listening on"));
+        let silent = plays("exit 0");
+        let error = silent.says("at last").unwrap_err().to_string();
+        assert!(
+            error.contains("the gateway never said \"at last\""),
+            "{error}"
+        );
     }
 }

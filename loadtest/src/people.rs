@@ -12,7 +12,7 @@ use crate::client::{Caller, Connection};
 use crate::error::{Error, Result};
 
 /// How long a mail may take to the outbox.
-const MAIL_WITHIN: Duration = Duration::from_secs(10);
+const MAIL_WITHIN: Duration = Duration::from_secs(60);
 
 /// Somebody who joined.
 #[derive(Debug, Clone)]

@@ -98,6 +98,16 @@ pub const fn uuid_v7(at: Millis, random: u128) -> u128 {
     time | (0x7 << 76) | rand_a | (0b10 << 62) | rand_b
 }
 
+/// The UUIDv7 that is `step` greater than `last`: the bits that are not fixed count as one number,
+/// the time on top (RFC 9562, 6.2, method 2).
+#[must_use]
+pub const fn uuid_v7_after(last: u128, step: u32) -> u128 {
+    let (time, rand_a, rand_b) = (last >> 80, last >> 64 & 0xfff, last & 0x3fff_ffff_ffff_ffff);
+    let next = (time << 74 | rand_a << 62 | rand_b) + step as u128;
+    let random = (next >> 62 & 0xfff) << 64 | (next & 0x3fff_ffff_ffff_ffff);
+    uuid_v7(Millis((next >> 74) as u64), random)
+}
+
 impl HoldId {
     /// A new id: time, the slot of the hold's workflow, and 64 random bits.
     #[must_use]
@@ -132,6 +142,17 @@ impl WorkflowId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_uuid_v7_is_greater_by_a_step_also_where_that_carries() {
+        let last = uuid_v7(Millis(7), 5);
+        assert_eq!(uuid_v7_after(last, 3), uuid_v7(Millis(7), 8));
+        let low = 0x3fff_ffff_ffff_ffff;
+        let carried = uuid_v7(Millis(7), 1 << 64 | 2);
+        assert_eq!(uuid_v7_after(uuid_v7(Millis(7), low), 3), carried);
+        let last = uuid_v7(Millis(7), u128::MAX);
+        assert_eq!(uuid_v7_after(last, 1), uuid_v7(Millis(8), 0));
+    }
 
     #[test]
     fn a_hold_id_is_a_uuid_v7_that_carries_its_slot() {

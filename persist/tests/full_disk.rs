@@ -36,7 +36,7 @@ impl Listener for Heard {
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(120), "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -139,10 +139,14 @@ fn a_frame_that_finds_no_room_at_all_waits_and_then_goes_through() {
             world.append();
         }
         until("room is low", || world.log.room() == Room::DiskFull);
-        let mut before = world.log.durable_lsn();
+        // A writer that was only not given a processor goes on within a second.
+        let (mut before, mut quiet) = (world.log.durable_lsn(), 0);
         until("it stands still", || {
-            std::thread::sleep(Duration::from_millis(250));
-            std::mem::replace(&mut before, world.log.durable_lsn()) == world.log.durable_lsn()
+            std::thread::sleep(Duration::from_millis(100));
+            let now = world.log.durable_lsn();
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
+            quiet == 10
         });
         assert!(before < Lsn(world.next - 1), "some frames wait");
         assert_eq!(world.heard.durable.load(Ordering::SeqCst), before.0);
@@ -198,7 +202,7 @@ fn closing_gives_up_on_a_disk_that_stays_full_and_says_so() {
     }
     let start = Instant::now();
     world.log.close();
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(60));
     let failures = world.heard.failures.lock().unwrap();
     assert!(failures[0].contains("Free space"), "{failures:?}");
 }

@@ -10,7 +10,7 @@
 use super::books::{Books, Entry, Sums, Terms};
 use super::spec::first_day;
 use engine::engine::about;
-use persist::record::{Arithmetic, Call, Record};
+use persist::record::{Arithmetic, Call, Record, Scope};
 use persist::{Day, KeyId, Lsn, Nanos, OrgId, WorkflowId};
 
 /// What a decision was taken with.
@@ -31,6 +31,8 @@ pub struct Place {
 pub struct Flight {
     entry: Entry,
     loosens: bool,
+    /// A call that was allowed.
+    minted: bool,
 }
 
 impl Flight {
@@ -54,7 +56,13 @@ impl Flight {
         Some(Self {
             entry,
             loosens: matches!(record, Record::HoldEnded(_)),
+            minted: matches!(record, Record::HoldMinted(_)),
         })
+    }
+
+    /// May it be an execution of this org?
+    pub fn may_count(&self, org: OrgId) -> bool {
+        self.minted && self.entry.concerns(Scope::Org, org.0)
     }
 }
 

@@ -52,6 +52,7 @@ impl Ledger {
             "TOOL_BLOCKED" => rules.tools_block(call, ask),
             // How many calls there were is in no record: a restart forgets the window.
             "RATE_LIMIT_EXCEEDED" => !rules.all(PolicyType::RateLimit, call).is_empty(),
+            "EXECUTION_LIMIT_EXCEEDED" => self.plan_is_used_up(call, asked),
             "EXECUTION_NOT_FOUND" => {
                 let named = ask.reservation.and_then(|id| self.books.open_hold(id));
                 let own =

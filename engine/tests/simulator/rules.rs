@@ -1,7 +1,7 @@
 //! Settings of orgs, workflows, keys and policies as of one place in the log, for the reference:
 //! which caps a call stands under and which tool is blocked.
 
-use super::spec::beyond;
+use super::spec::{SMALL_PLAN, beyond};
 use engine::command::{Ask, Protocol};
 use persist::record::{
     Arithmetic, Call, Change, Composition, Endpoint, Overdraft, PeriodKind, PolicyAction,
@@ -57,6 +57,8 @@ pub struct Org {
     pub cap: Option<Nanos>,
     pub period: PeriodKind,
     pub composition: Composition,
+    /// The most calls in a month.
+    pub executions: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -114,6 +116,7 @@ impl Rules {
                     cap: org.budget,
                     period: org.period,
                     composition: org.composition,
+                    executions: (org.plan == SMALL_PLAN.0).then_some(SMALL_PLAN.1),
                 };
                 self.orgs.insert(org.id, known);
             }
@@ -192,6 +195,11 @@ impl Rules {
             .get(&org)
             .map(|org| org.composition)
             .unwrap_or_default()
+    }
+
+    /// The most calls of an org in a month.
+    pub fn executions(&self, org: OrgId) -> Option<u64> {
+        self.orgs.get(&org).and_then(|org| org.executions)
     }
 
     /// Every policy of this kind in force for a call.

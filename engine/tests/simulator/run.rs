@@ -141,7 +141,7 @@ fn seed_of(text: &str) -> u64 {
 }
 
 /// What fresh seeds must have met, so that nobody takes silence for safety.
-const MUST_OCCUR: [&str; 71] = [
+const MUST_OCCUR: [&str; 72] = [
     "hold",
     "last cents",
     "zero hold",
@@ -196,6 +196,7 @@ const MUST_OCCUR: [&str; 71] = [
     "BUDGET_ORG_CEILING_BLOCKED",
     "CHAIN_MAX_DURATION_EXCEEDED",
     "CIRCUIT_BREAKER_TRIPPED",
+    "EXECUTION_LIMIT_EXCEEDED",
     "EXECUTION_NOT_FOUND",
     "IDEMPOTENCY_KEY_MISMATCH",
     "LOOP_DETECTED",

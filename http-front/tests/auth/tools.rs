@@ -254,7 +254,7 @@ fn python() -> &'static Path {
 
 /// Waits until there are `count` mails in a folder; the texts, oldest first, as a reader sees them.
 pub fn mails(folder: &Path, count: usize) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let mut paths: Vec<_> = entries

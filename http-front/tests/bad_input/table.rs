@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+use super::described;
 use super::probes::Kind;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -149,7 +150,8 @@ fn questions() -> impl Iterator<Item = Row> {
 fn workflow(path: &'static str, method: Method) -> Row {
     let creating = method == Method::POST;
     let name = if creating { must } else { may };
-    let right = json!({ "name": "w", "enforcement_mode": "Soft" });
+    // A window is of a threshold.
+    let right = json!({ "name": "w", "enforcement_mode": "Soft", "loop_threshold": 5 });
     row(
         method,
         path,
@@ -355,13 +357,22 @@ fn people() -> Vec<Row> {
                 "redirect_uri": "https://example.com/back", "state": "s",
             }),
             ["provider", "code", "code_verifier", "redirect_uri", "state"]
-                .map(|name| must(name, Kind::Tried)),
+                .map(|name| must(name, Kind::Tried))
+                .into_iter()
+                .chain([not_null("nonce", Kind::Tried)]),
         ),
     ]
 }
 
-/// Every route with a body. A route may have several rows.
+/// Every route with a body, and every field that is documented. A route may have several rows.
 pub fn table() -> Vec<Row> {
+    let mut rows = by_hand();
+    described::complete(&mut rows);
+    rows
+}
+
+/// What needs more than a schema says: who asks, with which body, and fields with a meaning.
+fn by_hand() -> Vec<Row> {
     let mut rows: Vec<Row> = questions().collect();
     rows.push(row(
         Method::POST,

@@ -4,11 +4,10 @@ use nullrun_loadtest::gateway::Gateway;
 use persist::{Lsn, inspect};
 use serde_json::Value;
 use std::path::Path;
-use std::time::Duration;
 
 /// Stops the gateway and starts it again with its clock at `now`.
 pub fn restarted_at(mut gateway: Gateway, now: &str) -> Gateway {
-    gateway.terminate(Duration::from_secs(20)).unwrap();
+    gateway.stop().unwrap();
     let settings = gateway.settings().clone().env("NULLRUN_TEST_NOW", now);
     drop(gateway);
     Gateway::start(settings).unwrap()

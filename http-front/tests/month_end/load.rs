@@ -1,11 +1,13 @@
 //! Gates and charges from many tasks across a midnight, with the time of each.
 
-use super::support::Stage;
+use super::support::{PATIENCE, Stage, StepClock};
 use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::{Answer, Caller, Connection, SdkKey};
 use nullrun_loadtest::identity::Dice;
 use serde_json::{Value, json};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub const CENT: i64 = 10_000_000;
@@ -14,6 +16,11 @@ pub const MIDNIGHT_MILLIS: i64 = 1_796_083_200_000;
 const MODEL: &str = "claude-haiku-4-5";
 /// What a token of output costs.
 const TOKEN: i64 = 5_000;
+/// Gates without room that are waited for on each side of midnight.
+const TRIES: usize = 150;
+
+/// How long before midnight the clock is set.
+const BEFORE: Duration = Duration::from_millis(300);
 
 /// The gateway's clock, as far as it can be known from outside: its midnight lies between two
 /// instants.
@@ -23,29 +30,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub async fn read(stage: &mut Stage, account: &Account) -> Self {
-        let mut clock: Option<Self> = None;
-        for _ in 0..20 {
-            let before = Instant::now();
-            let path = "/api/v1/budget/approximate";
-            let answer = stage.connection.get(path, Caller::Key(&account.key)).await;
-            let after = Instant::now();
-            let shown = answer.unwrap().required("last_updated_at").unwrap();
-            let shown: jiff::Timestamp = shown.parse().unwrap();
-            let left = u64::try_from(MIDNIGHT_MILLIS - shown.as_millisecond()).unwrap();
-            let (earliest, latest) = (
-                before + Duration::from_millis(left - 1),
-                after + Duration::from_millis(left + 1),
-            );
-            let known = clock.get_or_insert(Self { earliest, latest });
-            known.earliest = known.earliest.max(earliest);
-            known.latest = known.latest.min(latest);
+    /// Steps the clock to a moment before midnight. If the gateway sees it only later, its midnight
+    /// is then.
+    fn step(stepped: &StepClock) -> Self {
+        let before = Instant::now();
+        let there = MIDNIGHT_MILLIS - BEFORE.as_millis() as i64;
+        stepped.step(there - jiff::Timestamp::now().as_millisecond());
+        // Both clocks count whole milliseconds.
+        let rounding = Duration::from_millis(2);
+        Self {
+            earliest: before + BEFORE - rounding,
+            latest: Instant::now() + BEFORE + rounding,
         }
-        clock.unwrap()
-    }
-
-    pub fn midnight(&self) -> Instant {
-        self.latest
     }
 
     /// Is what was asked and answered at these times December's? `None` if it may be either.
@@ -59,6 +55,29 @@ impl Clock {
 
 /// When a request was sent, and answered.
 type At = (Instant, Instant);
+
+/// How far the load is.
+#[derive(Default)]
+struct Progress {
+    /// Gates under a cap that November has used up, answered so far.
+    tries: AtomicUsize,
+    ends: AtomicBool,
+}
+
+impl Progress {
+    fn goes_on(&self) -> bool {
+        !self.ends.load(Ordering::SeqCst)
+    }
+
+    /// Waits for so many more tries.
+    async fn more(&self, tries: usize) {
+        let (from, began) = (self.tries.load(Ordering::SeqCst), Instant::now());
+        while self.tries.load(Ordering::SeqCst) < from + tries {
+            assert!(began.elapsed() < PATIENCE, "the load stands still");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
 
 /// What came of the load.
 #[derive(Default)]
@@ -154,32 +173,36 @@ impl Load {
         }
     }
 
-    /// Asks and reports from many tasks until `until`; at most a few calls are under way across
-    /// midnight and charged after it.
-    pub async fn run(&mut self, stage: &Stage, account: &Account, until: Instant) {
+    /// Asks and reports from many tasks, in November, across midnight and in December, as long as it
+    /// takes to have seen enough; at most a few calls are under way across midnight and charged after it.
+    pub async fn run(&mut self, stage: &Stage, account: &Account, stepped: &StepClock) -> Clock {
+        let progress = Arc::new(Progress::default());
         let mut tasks = Vec::new();
         for worker in 0..12 {
             let key = self.roomy[worker % self.roomy.len()].clone();
             let dice = Dice::for_worker(7, worker as u64);
             let workflow = account.workflow.clone();
-            tasks.push(tokio::spawn(spend(
-                stage.connect(),
-                key,
-                workflow,
-                dice,
-                until,
-            )));
+            let connection = stage.connect();
+            let spending = spend(connection, key, workflow, dice, Arc::clone(&progress));
+            tasks.push(tokio::spawn(spending));
         }
         for (name, keys) in &self.tight {
             let (connection, keys) = (stage.connect(), keys.clone());
-            tasks.push(tokio::spawn(try_again(connection, name, keys, until)));
+            let trying = try_again(connection, name, keys, Arc::clone(&progress));
+            tasks.push(tokio::spawn(trying));
         }
+        progress.more(TRIES).await;
+        let clock = Clock::step(stepped);
+        tokio::time::sleep_until(clock.latest.into()).await;
+        progress.more(TRIES).await;
+        progress.ends.store(true, Ordering::SeqCst);
         for task in tasks {
             let seen = task.await.unwrap();
             self.seen.gates += seen.gates;
             self.seen.charges.extend(seen.charges);
             self.seen.tries.extend(seen.tries);
         }
+        clock
     }
 
     /// Nobody with room was refused, and nobody was refused or allowed in the wrong month.
@@ -189,12 +212,12 @@ impl Load {
             let Some(december) = clock.december(*at) else {
                 continue;
             };
-            let since = at.0.saturating_duration_since(clock.midnight());
+            let since = at.0.saturating_duration_since(clock.latest);
             assert_eq!(*allowed, december, "{name}, {since:?} after midnight");
             *(if december { &mut later } else { &mut early }) += 1;
         }
         assert!(
-            early > 20 && later > 20,
+            early > TRIES / 2 && later > TRIES / 2,
             "{early} tries before midnight, {later} after"
         );
         let (mut spent, mut december, mut doubtful) = (0, 0, 0);
@@ -226,12 +249,12 @@ async fn spend(
     key: SdkKey,
     own: String,
     mut dice: Dice,
-    until: Instant,
+    progress: Arc<Progress>,
 ) -> Seen {
     let caller = Caller::Key(&key);
     let mut seen = Seen::default();
     let mut open: Vec<(At, String)> = Vec::new();
-    while Instant::now() < until {
+    while progress.goes_on() {
         let body = json!({ "model": MODEL, "max_output_tokens": 100 });
         let (at, answer) = timed(&mut connection, "/api/v1/gate", caller, &body).await;
         assert!(answer.is_allow(), "a phantom refusal: {}", answer.body);
@@ -265,17 +288,18 @@ async fn try_again(
     mut connection: Connection,
     name: &'static str,
     keys: Vec<SdkKey>,
-    until: Instant,
+    progress: Arc<Progress>,
 ) -> Seen {
     let mut seen = Seen::default();
     for key in keys.iter().cycle() {
-        if Instant::now() > until {
+        if !progress.goes_on() {
             break;
         }
         let caller = Caller::Key(key);
         let body = json!({ "model": MODEL, "max_output_tokens": 20_000 });
         let (at, answer) = timed(&mut connection, "/api/v1/gate", caller, &body).await;
         seen.tries.push((name, at, answer.is_allow()));
+        progress.tries.fetch_add(1, Ordering::SeqCst);
         if answer.is_allow() {
             let hold = json!({ "execution_id": answer.body["reservation_id"] });
             let (_, answer) = timed(&mut connection, "/api/v1/cancel", caller, &hold).await;

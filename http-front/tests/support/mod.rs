@@ -15,11 +15,15 @@ use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::identity::Dice;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The gateway under test.
 pub const GATEWAY: &str = env!("CARGO_BIN_EXE_nullrun");
+
+/// How long is waited for what must come: longer than any machine needs, however busy. Only what
+/// never comes reaches it, so it costs nothing.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How large the tests are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,7 @@ const ON_THREADS: [Environment; 3] = [
 /// Runs `scenario` with each of `layouts`, and says so.
 pub fn with_each(layouts: &[(&str, Environment)], mut scenario: impl FnMut(Environment)) {
     for (name, environment) in layouts {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         scenario(environment);
         println!("{name}: {:.1} s", began.elapsed().as_secs_f32());
     }
@@ -133,10 +137,14 @@ impl StepClock {
         std::fs::rename(temporary, &self.file).unwrap();
     }
 
-    /// Steps it; the gateway looks every 5 ms.
-    pub async fn step(&self, ahead: i64) {
+    /// Steps it, and waits until the gateway has seen it.
+    pub fn step(&self, ahead: i64) {
         self.set(ahead);
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        let (seen, began) = (self.file.with_added_extension("seen"), Instant::now());
+        while std::fs::read_to_string(&seen).ok() != Some(ahead.to_string()) {
+            assert!(began.elapsed() < PATIENCE, "no gateway follows this clock");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

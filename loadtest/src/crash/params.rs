@@ -13,6 +13,8 @@ pub struct Params {
     pub shortest_load_ms: u64,
     /// Longest time of load before the kill, in milliseconds.
     pub longest_load_ms: u64,
+    /// However long that takes, the load of a round goes on until so many charges were acknowledged in it.
+    pub least_charges: u64,
     /// Replays the plan of an earlier run; `None` draws a seed.
     pub seed: Option<u64>,
     /// Restart from what completed syncs covered instead of from the page cache.
@@ -36,6 +38,7 @@ impl Params {
             connections: 16,
             shortest_load_ms: 50,
             longest_load_ms: 600,
+            least_charges: 400,
             seed: None,
             power_cut: false,
             environment: Vec::new(),
@@ -73,6 +76,8 @@ impl Params {
         Self {
             shortest_load_ms: 900,
             longest_load_ms: 2_100,
+            // Ten rounds seal a generation of events in the smallest memory there is.
+            least_charges: 1_000,
             ..small
         }
     }

@@ -16,7 +16,7 @@ use crate::identity::Dice;
 use crate::system::send_sigint;
 
 /// How long `strace` may take to attach, and to write its table after the interrupt.
-const STRACE_WITHIN: Duration = Duration::from_secs(20);
+const STRACE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Counts per request.
 #[derive(Debug, Clone, Copy)]

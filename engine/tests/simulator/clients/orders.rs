@@ -3,6 +3,7 @@
 use super::{Clients, TOOLS, Want, Wish};
 use crate::promises::Question;
 use crate::rng::Rng;
+use crate::spec::SMALL_PLAN;
 use engine::command::{Command, Transition};
 use engine::manage::{
     KeyTexts, Manage, NewKey, NewSession, OrgPatch, OverdraftPatch, PolicyDraft, PolicyPatch,
@@ -26,7 +27,11 @@ impl Clients {
             identity: None,
             org,
             org_name: format!("org {id:x}"),
-            plan: "unlimited".to_owned(),
+            // Every second org's calls are limited.
+            plan: match (id >> 32) % 2 {
+                0 => SMALL_PLAN.0.to_owned(),
+                _ => "unlimited".to_owned(),
+            },
             workflow: WorkflowId(id | 1),
             workflow_name: "first".to_owned(),
             key: new_key(KeyId(id | 2), Some(WorkflowId(id | 1))),

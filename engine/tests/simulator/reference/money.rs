@@ -4,14 +4,16 @@ use super::Ledger;
 use crate::books::{Entry, Hold, Terms};
 use crate::charges::Charge;
 use crate::places::Cap;
-use crate::spec::{HOLD_MILLIS, cost, is_provisional};
+use crate::reference::Asked;
+use crate::spec::{HOLD_MILLIS, cost, first_day, is_provisional};
 use crate::violation::Invariant::*;
 use crate::violation::{Check, Violation, broken, ensure};
 use engine::command::ChainAsk;
 use persist::record::{
-    Arithmetic, ChargeFlags, Charged, EndReason, HoldEnded, HoldMinted, HoldUsed, Operation, State,
+    Arithmetic, Call, ChargeFlags, Charged, EndReason, HoldEnded, HoldMinted, HoldUsed, Operation,
+    PeriodKind, State,
 };
-use persist::{Day, HoldId, Nanos};
+use persist::{Day, HoldId, Nanos, OrgId};
 
 /// A call's chain, and what the tightest cap leaves, if that is known.
 type Held = (Option<ChainAsk>, Option<Option<Nanos>>);
@@ -28,6 +30,7 @@ impl Ledger {
             let whose = (call.org, call.workflow, call.key);
             let day = (whose, Day::of(call.at));
             *self.books.executions.entry(day).or_default() += 1;
+            self.within_plan(call)?;
         }
         let hold = Hold {
             org: call.org,
@@ -64,6 +67,42 @@ impl Ledger {
         ensure(before.is_none() && times, HoldEndsOnce, || {
             format!("{} is there twice or has wrong times", minted.hold)
         })
+    }
+
+    /// Of the month of this call, the plan's limit is not passed. A pump whose clock is ahead may have
+    /// counted calls of the next month by then.
+    fn within_plan(&self, call: &Call<'_>) -> Check {
+        let month = |day| first_day(PeriodKind::Month, day);
+        let (today, most) = (
+            Day::of(call.at),
+            self.rules.at(call.rules).executions(call.org),
+        );
+        let made = self.executions_in(call.org, |day| month(day) == month(today));
+        ensure(most.is_none_or(|most| made <= most), FitsUnderCaps, || {
+            format!(
+                "the allow at LSN {} is execution {made} of {most:?}",
+                self.lsn
+            )
+        })
+    }
+
+    /// Executions of an org on some days.
+    fn executions_in(&self, org: OrgId, days: impl Fn(Day) -> bool) -> u64 {
+        let all = self.books.executions.iter();
+        let counted = all.filter(|((whose, day), _)| whose.0 == org && days(*day));
+        counted.map(|(_, calls)| calls).sum()
+    }
+
+    /// Had the plan no room for this call? What other pumps had counted and not yet in the log may be
+    /// what it met.
+    pub(crate) fn plan_is_used_up(&self, call: &Call<'_>, asked: &Asked) -> bool {
+        let first = first_day(PeriodKind::Month, Day::of(call.at));
+        let place = self.place(asked);
+        let flights = place.flights.iter();
+        let others = flights.filter(|flight| flight.may_count(call.org)).count() as u64;
+        let made = self.executions_in(call.org, |day| day >= first);
+        let most = self.rules.at(call.rules).executions(call.org);
+        most.is_some_and(|most| made + others >= most)
     }
 
     /// A call is an execution unless a hold that is still open was minted for it at another endpoint.

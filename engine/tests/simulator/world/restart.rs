@@ -5,17 +5,20 @@ use crate::front::Layout;
 use crate::machine::{Client, Machine};
 use crate::reference::Ledger;
 use crate::rng::Rng;
+use crate::spec::SMALL_PLAN;
 use crate::trace::{Seen, kinds};
 use crate::violation::Invariant::{AcknowledgedStays, SameLogSameState};
 use crate::violation::{Check, broken, ensure};
 use crate::wal::Wal;
 use engine::Engine;
+use engine::plan::{Limits, Plan, PlanTable};
 use engine::pump::Pump;
 use engine::recover;
 use persist::ids::{SLOTS, Slot};
 use persist::log::Recovery;
 use persist::record::Record;
 use persist::{Error, LogId, Lsn, reader, segment};
+use std::sync::Arc;
 
 impl World {
     /// The process ends where it stands. Of what was not synced, some sectors are there afterwards.
@@ -79,7 +82,8 @@ impl World {
         self.note_start(&recovered.recovery, recovered.snapshot, layout);
         (self.layout, self.rebuild.settings.shards) = (layout, layout.shards);
         self.ledger.begin(layout);
-        let (mut pumps, publisher) = Pump::start(recovered.engine, last, layout.pumps);
+        let (mut pumps, publisher) =
+            Pump::start(recovered.engine.with_plans(plans()), last, layout.pumps);
         self.switch_on(&mut pumps);
         let wal = Wal::new(recovered.writer, appended);
         let (workers, rng) = (self.rng.within(1, 2), Rng::new(self.rng.next()));
@@ -178,7 +182,7 @@ impl World {
         appended: &[Vec<u8>],
         wanted: impl Fn(&Record<'_>) -> bool,
     ) -> Result<Engine, crate::violation::Violation> {
-        let prices = std::sync::Arc::clone(&self.rebuild.prices);
+        let prices = Arc::clone(&self.rebuild.prices);
         let mut engine = Engine::new(prices, self.rebuild.settings);
         for bytes in appended {
             let record = postcard::from_bytes::<Record<'_>>(bytes);
@@ -189,6 +193,20 @@ impl World {
         }
         Ok(engine)
     }
+}
+
+/// The table of plans.
+fn plans() -> Arc<PlanTable> {
+    let (name, most) = SMALL_PLAN;
+    let small = Plan {
+        name: name.to_owned(),
+        limits: Limits {
+            executions_per_month: Some(most),
+            ..Limits::default()
+        },
+        ..Plan::default()
+    };
+    Arc::new(PlanTable::new(vec![small], name.to_owned()))
 }
 
 /// In which parts two states differ.
