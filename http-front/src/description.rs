@@ -13,6 +13,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use utoipa::ToSchema;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::{RefOr, Schema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::Config;
@@ -31,8 +33,38 @@ static TEXT: OnceLock<Bytes> = OnceLock::new();
 /// Keeps the description for the life of the process. Each worker makes the same.
 pub fn publish(mut openapi: utoipa::openapi::OpenApi) {
     openapi.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let operations = openapi.paths.paths.values_mut().flat_map(|item| {
+        let methods = [
+            &mut item.post,
+            &mut item.patch,
+            &mut item.put,
+            &mut item.delete,
+        ];
+        methods.into_iter().flatten()
+    });
+    for operation in operations {
+        if let Some(RefOr::T(body)) = &mut operation.request_body {
+            optional_is_not_null(body);
+        }
+    }
     let text = || Bytes::from(serde_json::to_vec_pretty(&openapi).unwrap_or_default());
     TEXT.get_or_init(text);
+}
+
+/// A body that may be left out is described as one that may also be `null`, which none may.
+fn optional_is_not_null(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        let RefOr::T(content) = content else { continue };
+        if let Some(RefOr::T(Schema::OneOf(either))) = &content.schema {
+            let mut named = either
+                .items
+                .iter()
+                .filter(|one| matches!(one, RefOr::Ref(_)));
+            if let (Some(only), None) = (named.next().cloned(), named.next()) {
+                content.schema = Some(only);
+            }
+        }
+    }
 }
 
 /// This document: OpenAPI 3.1.

@@ -326,7 +326,13 @@ pub enum KeyErrors {
 #[expect(dead_code, reason = "it only describes")]
 pub struct ProtocolHeader {
     /// 2 to 4; without it the client is one of the first.
-    #[param(rename = "X-NULLRUN-PROTOCOL", minimum = 2, maximum = 4, example = 4)]
+    #[param(
+        rename = "X-NULLRUN-PROTOCOL",
+        nullable = false,
+        minimum = 2,
+        maximum = 4,
+        example = 4
+    )]
     protocol: Option<u8>,
 }
 
@@ -337,11 +343,15 @@ pub struct ProtocolHeader {
 pub struct SignatureHeaders {
     /// Hex of HMAC-SHA256 with the key's secret over `timestamp:key:sha256 of the body in hex`. Needed
     /// where the gateway requires signatures.
-    #[param(rename = "X-Signature", pattern = "^[0-9a-f]{64}$")]
+    #[param(rename = "X-Signature", nullable = false)]
     signature: Option<String>,
     /// Unix seconds.
-    #[param(rename = "X-Signature-Timestamp", minimum = 0)]
-    timestamp: Option<u64>,
+    #[param(
+        rename = "X-Signature-Timestamp",
+        nullable = false,
+        example = "1795721626"
+    )]
+    timestamp: Option<String>,
 }
 
 /// How the answer is to look.
@@ -350,7 +360,7 @@ pub struct SignatureHeaders {
 #[expect(dead_code, reason = "it only describes")]
 pub struct StrictHeader {
     /// `true` for 402, 403, 404, 409, 422, 429 and 503 instead of 200 with a block.
-    #[param(rename = "X-NullRun-Strict-Status")]
+    #[param(rename = "X-NullRun-Strict-Status", nullable = false)]
     strict: Option<String>,
 }
 
@@ -360,7 +370,7 @@ pub struct StrictHeader {
 #[expect(dead_code, reason = "it only describes")]
 pub struct WorkflowHeader {
     /// Id, external id or name.
-    #[param(rename = "X-Workflow-Id")]
+    #[param(rename = "X-Workflow-Id", nullable = false)]
     workflow: Option<String>,
 }
 

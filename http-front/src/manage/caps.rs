@@ -6,10 +6,7 @@ use persist::record::{Overdraft, PeriodKind};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How much of a limit is used, in whole percent, rounded down; null without a limit.
-pub type Percent = Option<u64>;
-
-/// How much of a limit is used, in whole percent. Of nothing, everything is.
+/// How much of a limit is used, in whole percent, rounded down. Of nothing, everything is.
 #[must_use]
 pub fn percent(used: u64, limit: u64) -> u64 {
     let percent = (u128::from(used) * 100).checked_div(u128::from(limit));

@@ -36,6 +36,7 @@ struct Release {
     #[schema(
         min_length = 1,
         max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
         example = "the agent was stopped by hand"
     )]
     reason: String,

@@ -40,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[serde(deny_unknown_fields)]
 #[schema(as = InviteCreate)]
 struct Create {
-    #[schema(max_length = 254, example = "grace@example.com")]
+    #[schema(format = "email", max_length = 254, example = "grace@example.com")]
     email: String,
     role: RoleName,
 }

@@ -42,11 +42,17 @@ const OVERLAP_SECS_MOST: u64 = 86_400;
 #[serde(deny_unknown_fields)]
 #[schema(as = ApiKeyCreate)]
 struct Create {
-    #[schema(max_length = 80, default = "New API Key", example = "nightly research")]
+    #[schema(
+        max_length = 80,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        default = "New API Key",
+        example = "nightly research"
+    )]
     name: Option<String>,
     /// The workflow it is bound to; a key without one names a workflow with each call.
     workflow_id: Option<String>,
     /// All four when left out.
+    #[schema(min_items = 1)]
     scopes: Option<Vec<ScopeWord>>,
     /// Its own cap in a period; null for none, 0 lets nothing be spent.
     #[schema(minimum = 0, maximum = 900000000000_i64, example = 500)]
@@ -56,7 +62,7 @@ struct Create {
     #[schema(minimum = 1, maximum = 1000000)]
     max_calls_per_minute: Option<u32>,
     /// Until when it works, in RFC 3339; it lies ahead.
-    #[schema(example = "2030-01-31T12:00:00Z")]
+    #[schema(format = DateTime, example = "2030-01-31T12:00:00Z")]
     expires_at: Option<String>,
     /// Begins with `nr_test_` instead of `nr_live_`; it is a key like others.
     #[schema(default = false)]

@@ -89,23 +89,32 @@ fn shown(app: &App, org: OrgId, user: UserId, status: StatusCode) -> ApiResult {
 #[serde(deny_unknown_fields)]
 #[schema(as = OrganizationCreate)]
 struct Create {
-    #[schema(min_length = 1, max_length = 100, example = "Difference Engines")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "Difference Engines"
+    )]
     name: String,
     /// Where to write to about it; my own address if it is left out.
-    #[schema(max_length = 254, example = "ops@example.com")]
+    #[schema(format = "email", max_length = 254, example = "ops@example.com")]
     contact_email: Option<String>,
 }
 
 /// What changes in an organization; at least one field. Its id and its plan cannot.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = OrganizationPatch)]
+#[schema(as = OrganizationPatch, min_properties = 1)]
 struct Patch {
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
     /// Null for none.
     #[serde(default, deserialize_with = "nullable")]
-    #[schema(value_type = Option<String>, max_length = 254, example = "ops@example.com")]
+    #[schema(value_type = Option<String>, format = "email", max_length = 254, example = "ops@example.com")]
     contact_email: Option<Option<String>>,
     /// Null for none, 0 lets nothing be spent.
     #[serde(default, deserialize_with = "nullable")]

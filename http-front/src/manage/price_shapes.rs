@@ -34,7 +34,7 @@ pub struct Patch {
     #[schema(value_type = Option<i64>, minimum = 0, maximum = 10000000000000_i64)]
     pub reasoning_nanos_per_mtok: Option<Option<i64>>,
     /// From when on, in RFC 3339.
-    #[schema(example = "2026-11-01T00:00:00Z")]
+    #[schema(format = DateTime, example = "2026-11-01T00:00:00Z")]
     pub effective_at: Option<String>,
 }
 
@@ -60,6 +60,7 @@ pub struct Named {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<i64>, minimum = 0, maximum = 10000000000000_i64)]
     pub reasoning_nanos_per_mtok: Option<Option<i64>>,
+    #[schema(format = DateTime)]
     pub effective_at: Option<String>,
 }
 

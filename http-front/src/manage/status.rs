@@ -1,7 +1,7 @@
 //! `/orgs/{org_id}/status` and `/orgs/{org_id}/quota`: what an org has used of what it may, from the
 //! very figures that calls are decided with.
 
-use super::caps::{Percent, Span, percent};
+use super::caps::{Span, percent};
 use super::workflows::StateName;
 use super::{List, Page, admit, unexpected};
 use crate::app::App;
@@ -39,7 +39,7 @@ struct PlanCap {
     used: Option<u64>,
     /// Null for none.
     limit: Option<u64>,
-    percent: Percent,
+    percent: Option<u64>,
 }
 
 impl PlanCap {
@@ -276,7 +276,7 @@ struct KeyUsage {
     remaining_nanos: Option<i64>,
     remaining_cents: Option<i64>,
     /// How much of its cap is spent or held.
-    percent: Percent,
+    percent: Option<u64>,
     lifetime_spent_nanos: i64,
     /// Calls allowed in this calendar month, UTC.
     executions: u64,
@@ -319,7 +319,7 @@ struct BudgetUsage {
     held_nanos: i64,
     remaining_nanos: Option<i64>,
     spent_cents: i64,
-    percent: Percent,
+    percent: Option<u64>,
 }
 
 /// What executions are counted over.

@@ -41,7 +41,11 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 #[serde(deny_unknown_fields)]
 #[schema(as = WorkflowCreate)]
 struct Create {
-    #[schema(max_length = 255, example = "nightly research")]
+    #[schema(
+        max_length = 255,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "nightly research"
+    )]
     name: String,
     /// Your own id for it; agents may name the workflow by it.
     #[schema(
@@ -50,7 +54,7 @@ struct Create {
         example = "nightly-research"
     )]
     external_id: Option<String>,
-    #[schema(max_length = 2000)]
+    #[schema(max_length = 2000, pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
     /// Cap in a period; null for none, 0 lets nothing be spent.
     #[schema(minimum = 0, maximum = 900000000000_i64, example = 500)]
@@ -88,12 +92,12 @@ struct Create {
 #[serde(deny_unknown_fields)]
 #[schema(as = WorkflowPatch)]
 struct Patch {
-    #[schema(max_length = 255)]
+    #[schema(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     name: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<String>, max_length = 64, pattern = "^[A-Za-z0-9_-]+$")]
     external_id: Option<Option<String>>,
-    #[schema(max_length = 2000)]
+    #[schema(max_length = 2000, pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
     description: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<i64>, minimum = 0, maximum = 900000000000_i64, example = 500)]
@@ -129,7 +133,11 @@ struct Patch {
 #[schema(as = StateReason)]
 struct Reason {
     /// For people, and for the agents that are stopped.
-    #[schema(max_length = 500, example = "spends too fast")]
+    #[schema(
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "spends too fast"
+    )]
     reason: Option<String>,
 }
 

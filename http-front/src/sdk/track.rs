@@ -19,9 +19,11 @@ use engine::command::{Reported, Tracked};
 use engine::limits;
 use http::StatusCode;
 use persist::record::{Scopes, Tokens};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -279,8 +281,34 @@ struct Events {
 
 #[derive(Deserialize)]
 struct Batch<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "at_most")]
     events: Vec<&'a RawValue>,
+}
+
+/// Events in one report: what is said of those that cannot be read must not outgrow the body by much.
+const BATCH_EVENTS: usize = 10_000;
+
+fn at_most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'de RawValue>, D::Error> {
+    struct AtMost;
+    impl<'de> Visitor<'de> for AtMost {
+        type Value = Vec<&'de RawValue>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {BATCH_EVENTS} events")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut events = Vec::with_capacity(list.size_hint().unwrap_or(128).min(BATCH_EVENTS));
+            while let Some(event) = list.next_element()? {
+                if events.len() == BATCH_EVENTS {
+                    let why =
+                        format!("a report takes {BATCH_EVENTS} events; send the others in another");
+                    return Err(de::Error::custom(why));
+                }
+                events.push(event);
+            }
+            Ok(events)
+        }
+    }
+    deserializer.deserialize_seq(AtMost)
 }
 
 /// Report many events: 100 are usual, 10,000 are taken. One that cannot be read is named in

@@ -52,7 +52,7 @@ struct Change {
 #[serde(deny_unknown_fields)]
 #[schema(as = PasswordForgotten)]
 struct Forgot {
-    #[schema(max_length = 254, example = "ada@example.com")]
+    #[schema(format = "email", max_length = 254, example = "ada@example.com")]
     email: String,
 }
 

@@ -61,7 +61,7 @@ struct Shown {
 #[schema(as = UserPatch)]
 struct Patch {
     /// An empty one is none.
-    #[schema(max_length = 255)]
+    #[schema(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     name: Option<String>,
 }
 

@@ -55,7 +55,11 @@ struct Shown {
 struct Accept {
     #[schema(min_length = 12, max_length = 256, format = Password)]
     password: Option<String>,
-    #[schema(max_length = 255, example = "Grace")]
+    #[schema(
+        max_length = 255,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "Grace"
+    )]
     name: Option<String>,
 }
 

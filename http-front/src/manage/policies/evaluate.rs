@@ -43,7 +43,6 @@ struct Evaluate {
     tool: Option<String>,
     #[schema(max_items = 128)]
     tools: Option<Vec<String>>,
-    #[schema(max_length = 256)]
     model: Option<String>,
     /// Prompt tokens.
     #[schema(maximum = 1000000000000_i64)]
@@ -54,7 +53,7 @@ struct Evaluate {
     #[schema(minimum = 0, maximum = 900000000000_i64)]
     projected_cost_cents: Option<i64>,
     /// The chain of calls it belongs to.
-    #[schema(max_length = 128)]
+    #[schema(min_length = 1, max_length = 128)]
     chain_id: Option<String>,
     /// Calls in the minute before, of the organization, the workflow and the key alike; as counted if
     /// absent.

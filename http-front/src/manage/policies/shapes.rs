@@ -24,7 +24,7 @@ use utoipa::ToSchema;
     "name": "no shell", "policy_type": "ToolBlock", "config": { "tool_pattern": ["bash", "shell.*"] }
 }))]
 pub struct Create {
-    #[schema(min_length = 1, max_length = 80)]
+    #[schema(min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     name: String,
     /// Some clients say `type`.
     #[serde(alias = "type")]
@@ -63,7 +63,7 @@ pub struct Create {
 #[serde(deny_unknown_fields)]
 #[schema(as = PolicyPatch)]
 pub struct Patch {
-    #[schema(min_length = 1, max_length = 80)]
+    #[schema(min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub name: Option<String>,
     /// Must be what it is.
     #[serde(alias = "type")]

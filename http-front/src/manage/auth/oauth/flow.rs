@@ -57,7 +57,11 @@ struct ProviderPath {
 #[into_params(parameter_in = Query)]
 struct Start {
     /// A path on this gateway's public address to go to when signed in; without it the answer is JSON.
-    #[param(max_length = 512, example = "/dashboard")]
+    #[param(
+        max_length = 512,
+        pattern = r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$",
+        example = "/dashboard"
+    )]
     return_to: Option<String>,
 }
 

@@ -44,6 +44,7 @@ struct Register {
     #[schema(example = "github")]
     provider: String,
     /// As the provider gave it to `redirect_uri`.
+    #[schema(min_length = 1, max_length = 4096, pattern = "^[!-~]+$")]
     code: String,
     /// Whose S256 challenge was sent to the provider.
     #[schema(min_length = 43, max_length = 128)]
