@@ -55,6 +55,17 @@ pub struct Status {
     next_cursor: Option<String>,
 }
 
+impl Status {
+    /// The organization's, and each workflow's.
+    fn money(&self) -> Vec<Totals> {
+        let rows = self.workflows.iter().map(|row| row.totals);
+        rows.chain([self.totals]).collect()
+    }
+}
+
+/// How often both are read, if the money goes on moving.
+const READINGS: u32 = 8;
+
 #[derive(Debug, Clone, Deserialize)]
 struct VerifyRow {
     workflow_id: String,
@@ -73,7 +84,7 @@ pub struct Verify {
     mismatches: Vec<Value>,
 }
 
-/// Both readings, taken one after the other.
+/// Both readings, of one moment: the status page was the same before and after the recomputation.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     /// The status page.
@@ -83,11 +94,31 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads both. Nothing else may be writing, or they differ for honest reasons.
+    /// Reads both. Nothing else may be writing. A hold that ends by itself in between makes them differ for an
+    /// honest reason: then they are read again, a few times at most.
     pub async fn read(connection: &mut Connection, account: &Account) -> Result<Self> {
+        let mut status = Self::status(connection, account).await?;
+        let path = account.path("/ledger/verify");
+        let mut readings = 0;
+        loop {
+            let verify = connection
+                .get(&path, account.operator())
+                .await?
+                .expect(&[200])?;
+            let verify = view(&path, verify.body)?;
+            let after = Self::status(connection, account).await?;
+            readings += 1;
+            if after.money() == status.money() || readings == READINGS {
+                return Ok(Self { status, verify });
+            }
+            status = after;
+        }
+    }
+
+    async fn status(connection: &mut Connection, account: &Account) -> Result<Status> {
         let mut path = account.path("/status");
         let mut workflows = Vec::new();
-        let status = loop {
+        loop {
             let page = connection
                 .get(&path, account.operator())
                 .await?
@@ -96,18 +127,9 @@ impl Ledger {
             workflows.append(&mut page.workflows);
             match page.next_cursor.take() {
                 Some(cursor) => path = account.path(&format!("/status?cursor={cursor}")),
-                None => break Status { workflows, ..page },
+                None => return Ok(Status { workflows, ..page }),
             }
-        };
-        let path = account.path("/ledger/verify");
-        let verify = connection
-            .get(&path, account.operator())
-            .await?
-            .expect(&[200])?;
-        Ok(Self {
-            status,
-            verify: view(&path, verify.body)?,
-        })
+        }
     }
 
     /// Workflows of the status page by id.
