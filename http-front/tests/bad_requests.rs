@@ -185,6 +185,29 @@ async fn bodies_of_11_mib_are_refused_by_every_route_and_gates_go_on() {
 }
 
 #[tokio::test]
+async fn a_report_of_more_events_than_fit_is_refused_whole() {
+    let mut bench = Bench::start();
+    let watched = bench.furnish().await;
+    let before = bench.state(&watched).await;
+    let event =
+        |n| json!({ "event_id": format!("e{n}"), "model": "gpt-4o-mini", "input_tokens": 1000 });
+    let report = |count| json!({ "events": (0..count).map(event).collect::<Vec<_>>() });
+    let caller = watched.caller(Who::Key);
+    let connection = &mut bench.stage.connection;
+    let path = "/api/v1/track/batch";
+    let refused = connection.post(path, caller, &report(10_001)).await;
+    let refused = refused.unwrap();
+    envelope(&refused).unwrap();
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    let message = refused.text("message");
+    assert!(message.contains("10000 at most"), "{message}");
+    assert_eq!(bench.state(&watched).await, before);
+    let connection = &mut bench.stage.connection;
+    let taken = connection.post(path, caller, &report(10_000)).await;
+    assert_eq!(taken.unwrap().body["accepted"], 10_000);
+}
+
+#[tokio::test]
 async fn another_content_type_is_refused_by_every_route_that_reads_a_body() {
     let mut bench = Bench::start();
     let watched = bench.furnish().await;

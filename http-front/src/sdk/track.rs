@@ -337,9 +337,10 @@ async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
             .map_or(Cow::Borrowed(&received.body[..]), Cow::Owned),
     };
     let Ok(batch) = serde_json::from_slice::<Batch<'_>>(&body) else {
-        return Err(request::parse::<Unread>(&body)
-            .err()
-            .unwrap_or_else(|| ApiError::field("events", "events must be a list of events")));
+        return Err(request::parse::<Unread>(&body).err().unwrap_or_else(|| {
+            let why = format!("events must be a list of events, {BATCH_EVENTS} at most");
+            ApiError::field("events", why)
+        }));
     };
     let mut answer = Report::default();
     let mut events = Vec::with_capacity(batch.events.len().min(CHUNK));
