@@ -299,9 +299,7 @@ fn at_most<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'de RawVal
             let mut events = Vec::with_capacity(list.size_hint().unwrap_or(128).min(BATCH_EVENTS));
             while let Some(event) = list.next_element()? {
                 if events.len() == BATCH_EVENTS {
-                    let why =
-                        format!("a report takes {BATCH_EVENTS} events; send the others in another");
-                    return Err(de::Error::custom(why));
+                    return Err(de::Error::invalid_length(events.len() + 1, &self));
                 }
                 events.push(event);
             }
