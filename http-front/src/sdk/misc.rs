@@ -5,7 +5,7 @@ use crate::app::{App, unanswered};
 use crate::error::{ApiError, ApiResult};
 use crate::manage::workflows::StateName;
 use crate::openapi::{
-    BodyErrors, BusyError, KeyErrors, NotFoundError, ProtocolHeader, QueryErrors, SignatureHeaders,
+    BodyErrors, BusyError, KeyError, KeyErrors, ProtocolHeader, QueryErrors, SignatureHeaders,
     WorkflowHeader,
 };
 use crate::request::{self, Received};
@@ -223,7 +223,7 @@ struct WorkflowName {
     params(WorkflowName, ProtocolHeader, SignatureHeaders),
     responses(
         (status = 200, description = "Its state", body = Polled),
-        QueryErrors, KeyErrors, BusyError
+        QueryErrors, KeyError, BusyError
     )
 )]
 async fn workflow_status(
@@ -300,7 +300,7 @@ struct ApproximateBudget {
     params(ProtocolHeader, SignatureHeaders),
     responses(
         (status = 200, description = "Spend and budget", body = ApproximateBudget),
-        QueryErrors, KeyErrors, NotFoundError, BusyError
+        QueryErrors, KeyError, BusyError
     )
 )]
 async fn approximate_budget(State(app): State<Arc<App>>, request: Request) -> ApiResult {
