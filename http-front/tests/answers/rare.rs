@@ -5,7 +5,7 @@ use super::support::{GATEWAY, Stage};
 use super::{Bench, says_when};
 use hyper::Method;
 use nullrun_loadtest::account::Account;
-use nullrun_loadtest::client::{Answer, Caller, Connection};
+use nullrun_loadtest::client::{Answer, Caller, Connection, Protocol};
 use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::identity::Dice;
 use serde_json::json;
@@ -183,12 +183,21 @@ async fn secrets_that_another_master_key_sealed_are_a_fault_of_the_gateway() {
     drop(gateway);
     let gateway = Gateway::start(with_key("2")).unwrap();
     let mut connection = Connection::new(&gateway.endpoint().unwrap());
-    for (path, body) in [
-        ("/api/v1/track", json!({})),
-        ("/api/v1/track/batch", json!({ "events": [] })),
+    let status = format!("/api/v1/status/{}", account.workflow);
+    for (method, path) in [
+        (Method::POST, "/api/v1/track"),
+        (Method::POST, "/api/v1/track/batch"),
+        (Method::POST, "/api/v1/cancel"),
+        (Method::POST, "/api/v1/heartbeat"),
+        (Method::POST, "/api/v1/auth/verify"),
+        (Method::POST, "/auth/verify"),
+        (Method::GET, "/api/v1/budget/approximate"),
+        (Method::GET, &status),
     ] {
-        let fault = connection.post_signed(path, &account.key, &body).await;
-        is(&fault.unwrap(), 500, "INTERNAL_ERROR");
+        let caller = Caller::Signed(&account.key, Protocol::V4);
+        let body = (method == Method::POST).then(|| json!({}));
+        let fault = connection.request(method, path, caller, body.as_ref());
+        is(&fault.await.unwrap(), 500, "INTERNAL_ERROR");
     }
     // No client stops at a 5xx.
     let (path, body) = ("/api/v1/gate", json!({}));
