@@ -87,6 +87,9 @@ pub struct Config {
     /// pools of common clients keep an idle connection, so that none is closed under a request.
     #[arg(long, env = "NULLRUN_HEAD_TIMEOUT_SECS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub head_timeout_secs: u64,
+    /// Seconds that a request's body may take to arrive.
+    #[arg(long, env = "NULLRUN_BODY_TIMEOUT_SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub body_timeout_secs: u64,
     /// Cents that a call of unknown size must find free, and holds.
     #[arg(long, env = "NULLRUN_HOLD_FLOOR_CENTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub hold_floor_cents: u32,

@@ -3,7 +3,7 @@
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::NotFoundError;
+use crate::openapi::{NotFoundError, PathError};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -166,7 +166,7 @@ struct FilePath {
             (String = "text/css"), (String = "text/javascript"), (String = "text/html"),
             (String = "image/png"), (String = "application/json")
         )),
-        NotFoundError
+        PathError, NotFoundError
     )
 )]
 async fn file(State(_): State<Arc<App>>, Path(file): Path<String>) -> ApiResult {

@@ -109,7 +109,7 @@ pub struct ErrorBody {
 #[derive(Debug, IntoResponses)]
 #[expect(dead_code, reason = "it only describes")]
 pub enum BodyErrors {
-    /// The body, a field of it, or the query is wrong; `details.field` names it.
+    /// The path cannot be read, or the body, a field of it, or the query is wrong; `details.field` names it.
     #[response(status = 400)]
     Invalid(ErrorBody),
     /// The body did not arrive in time.
@@ -127,10 +127,17 @@ pub enum BodyErrors {
 #[derive(Debug, IntoResponses)]
 #[expect(dead_code, reason = "it only describes")]
 pub enum QueryErrors {
-    /// A field of the query is wrong; `details.field` names it.
+    /// The path cannot be read, or a field of the query is wrong; `details.field` names it.
     #[response(status = 400)]
     Invalid(ErrorBody),
 }
+
+/// The path cannot be read: it must be UTF-8, percent-encoded. Of routes with a body or a query, it is
+/// among the errors of those.
+#[derive(Debug, IntoResponses)]
+#[response(status = 400)]
+#[expect(dead_code, reason = "it only describes")]
+pub struct PathError(ErrorBody);
 
 /// Errors of a request about an organization.
 #[derive(Debug, IntoResponses)]
@@ -145,9 +152,6 @@ pub enum OrgErrors {
     /// It does not exist, or not for this caller.
     #[response(status = 404)]
     NotFound(ErrorBody),
-    /// The gateway is overloaded or stopping; try again.
-    #[response(status = 503)]
-    Busy(ErrorBody),
 }
 
 /// Errors of a request by who runs the gateway.
@@ -160,9 +164,6 @@ pub enum AdminErrors {
     /// The caller does not run the gateway.
     #[response(status = 403)]
     Forbidden(ErrorBody),
-    /// The gateway is overloaded or stopping; try again.
-    #[response(status = 503)]
-    Busy(ErrorBody),
 }
 
 /// Errors of a request about one's own account.
@@ -175,9 +176,6 @@ pub enum SessionErrors {
     /// An API key asks, a change by cookie lacks its CSRF token, or the current password is wrong.
     #[response(status = 403)]
     Forbidden(ErrorBody),
-    /// The gateway is overloaded or stopping; try again.
-    #[response(status = 503)]
-    Busy(ErrorBody),
 }
 
 /// Errors of signing in.
@@ -300,7 +298,8 @@ pub enum AcceptErrors {
 
 /// There is no key, it is not valid any more, or its signature is missing or wrong. The code tells which:
 /// API_KEY_MISSING, API_KEY_INVALID, API_KEY_REVOKED, API_KEY_EXPIRED, HMAC_REQUIRED, HMAC_MISMATCH,
-/// HMAC_TIMESTAMP_SKEW, SIGNATURE_REUSED. Before protocol 4, a known key is told with a block.
+/// HMAC_TIMESTAMP_SKEW, SIGNATURE_REUSED. Where calls are decided, a known key is told with a block before
+/// protocol 4.
 #[derive(Debug, IntoResponses)]
 #[response(status = 401)]
 #[expect(dead_code, reason = "it only describes")]

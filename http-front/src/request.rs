@@ -23,8 +23,10 @@ pub const REPORT_BYTES: usize = 10 << 20;
 /// Bytes of a body past its bound that are still read, and dropped: a client that sends its whole
 /// body before it looks for an answer then finds one.
 const DISCARD_BYTES: usize = 16 << 20;
-/// Time for a body to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The time that a request's body may take to arrive; the outermost layer gives it to each request.
+#[derive(Debug, Clone, Copy)]
+pub struct BodySecs(pub u64);
 
 /// A request whose body has arrived.
 #[derive(Debug)]
@@ -44,7 +46,8 @@ pub async fn receive(request: Request) -> ApiResult<Received> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let headers = parts.headers;
-    let body = read(body, limit(&path)).await?;
+    let secs = parts.extensions.get().map_or(0, |BodySecs(secs)| *secs);
+    let body = read(body, limit(&path), secs).await?;
     Ok(Received {
         method: parts.method,
         headers,
@@ -60,8 +63,8 @@ fn limit(path: &str) -> usize {
     }
 }
 
-async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
-    let deadline = tokio::time::Instant::now() + BODY_PATIENCE;
+async fn read(mut body: Body, limit: usize, secs: u64) -> ApiResult<Bytes> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(secs);
     match tokio::time::timeout_at(deadline, collect(&mut body, limit)).await {
         Ok(Ok(body)) => Ok(Bytes::from_owner(body)),
         Ok(Err(why)) => {
@@ -73,7 +76,7 @@ async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            "the body did not arrive within 30 seconds",
+            format!("the body did not arrive within {secs} s; send it in one go"),
         )),
     }
 }

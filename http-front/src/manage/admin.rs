@@ -11,7 +11,9 @@ use crate::app::App;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{AdminErrors, BodyErrors, ModelPath, PageQuery, QueryErrors};
+use crate::openapi::{
+    AdminErrors, BodyErrors, BusyError, ModelPath, PageQuery, PathError, QueryErrors,
+};
 use crate::request::{self, Received};
 use crate::sdk::decision::json_response;
 use crate::sign_in;
@@ -267,7 +269,7 @@ async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body = PatchAll,
     responses(
         (status = 200, description = "These models as they are now", body = List<History>),
-        BodyErrors, AdminErrors
+        BodyErrors, AdminErrors, BusyError
     )
 )]
 async fn patch_all(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -292,7 +294,7 @@ async fn patch_all(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     params(ModelPath),
     responses(
         (status = 200, description = "The model", body = History),
-        AdminErrors, crate::openapi::NotFoundError
+        PathError, AdminErrors, crate::openapi::NotFoundError
     )
 )]
 async fn get(
@@ -317,7 +319,7 @@ async fn get(
     request_body = Patch,
     responses(
         (status = 200, description = "The model as it is now", body = History),
-        BodyErrors, AdminErrors, crate::openapi::NotFoundError
+        BodyErrors, AdminErrors, BusyError
     )
 )]
 async fn patch(
@@ -344,7 +346,7 @@ async fn patch(
     request_body = Option<MissingBody>,
     responses(
         (status = 200, description = "What is missing, and what was corrected", body = MissingShown),
-        BodyErrors, AdminErrors
+        BodyErrors, AdminErrors, BusyError
     )
 )]
 async fn missing(State(app): State<Arc<App>>, request: Request) -> ApiResult {

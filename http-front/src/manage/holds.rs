@@ -4,7 +4,7 @@ use super::{List, Page, admit, id, unexpected};
 use crate::app::{App, unanswered};
 use crate::clock;
 use crate::error::ApiResult;
-use crate::openapi::{BodyErrors, OrgErrors, OrgPath, PageQuery, QueryErrors};
+use crate::openapi::{BodyErrors, BusyError, OrgErrors, OrgPath, PageQuery, QueryErrors};
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use crate::text;
@@ -122,7 +122,10 @@ struct HoldPath {
     tag = "workflows",
     security(("session" = []), ("cookie" = [])),
     params(OrgPath, Filter, PageQuery),
-    responses((status = 200, description = "Holds", body = List<Shown>), QueryErrors, OrgErrors)
+    responses(
+        (status = 200, description = "Holds", body = List<Shown>),
+        QueryErrors, OrgErrors, BusyError
+    )
 )]
 async fn index(
     State(app): State<Arc<App>>,
@@ -179,7 +182,7 @@ async fn index(
     request_body = Release,
     responses(
         (status = 200, description = "It is free", body = Released<'_>),
-        BodyErrors, OrgErrors
+        BodyErrors, OrgErrors, BusyError
     )
 )]
 async fn release(

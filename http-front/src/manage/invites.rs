@@ -8,7 +8,8 @@ use super::{Admitted, List, Page, admit, id};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
-    BodyErrors, ConflictError, InviteErrors, InvitePath, OrgErrors, OrgPath, PageQuery, QueryErrors,
+    BodyErrors, BusyError, ConflictError, InviteErrors, InvitePath, OrgErrors, OrgPath, PageQuery,
+    PathError, QueryErrors,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::{Asked, Keys, Origin};
@@ -263,7 +264,7 @@ async fn index(
     request_body = Create,
     responses(
         (status = 201, description = "Invited; the mail is on its way", body = Shown),
-        BodyErrors, OrgErrors, ConflictError, InviteErrors
+        BodyErrors, OrgErrors, BusyError, ConflictError, InviteErrors
     )
 )]
 async fn create(
@@ -301,7 +302,7 @@ async fn create(
     tag = "organizations",
     security(("session" = []), ("cookie" = [])),
     params(InvitePath),
-    responses((status = 204, description = "Taken back"), OrgErrors)
+    responses((status = 204, description = "Taken back"), PathError, OrgErrors, BusyError)
 )]
 async fn revoke(
     State(app): State<Arc<App>>,
@@ -329,7 +330,7 @@ async fn revoke(
     params(InvitePath),
     responses(
         (status = 200, description = "The mail is on its way", body = Shown),
-        OrgErrors, InviteErrors
+        PathError, OrgErrors, BusyError, InviteErrors
     )
 )]
 async fn resend(

@@ -6,8 +6,8 @@ use super::{Admitted, List, Page, admit, cents, done, id, no_content};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
-    BodyErrors, KeyPath, LimitError, OrgErrors, OrgPath, PageQuery, QueryErrors, StateError,
-    WorkflowPath,
+    BodyErrors, BusyError, KeyPath, LimitError, OrgErrors, OrgPath, PageQuery, PathError,
+    QueryErrors, StateError, WorkflowPath,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
@@ -318,7 +318,7 @@ async fn mint(app: &App, admitted: &Admitted, of: Option<WorkflowId>) -> ApiResu
     request_body = Create,
     responses(
         (status = 201, description = "Minted", body = Minted),
-        BodyErrors, OrgErrors, LimitError
+        BodyErrors, OrgErrors, BusyError, LimitError
     )
 )]
 async fn create(
@@ -341,7 +341,7 @@ async fn create(
     request_body = Create,
     responses(
         (status = 201, description = "Minted", body = Minted),
-        BodyErrors, OrgErrors, LimitError
+        BodyErrors, OrgErrors, BusyError, LimitError
     )
 )]
 async fn create_for_workflow(
@@ -455,7 +455,7 @@ async fn index_of_workflow(
     tag = "keys",
     security(("session" = []), ("cookie" = [])),
     params(KeyPath),
-    responses((status = 200, description = "The key", body = Shown), OrgErrors)
+    responses((status = 200, description = "The key", body = Shown), PathError, OrgErrors)
 )]
 async fn get(
     State(app): State<Arc<App>>,
@@ -475,7 +475,7 @@ async fn get(
     tag = "keys",
     security(("session" = []), ("cookie" = [])),
     params(KeyPath),
-    responses((status = 204, description = "Revoked"), OrgErrors)
+    responses((status = 204, description = "Revoked"), PathError, OrgErrors, BusyError)
 )]
 async fn revoke(
     State(app): State<Arc<App>>,
@@ -504,7 +504,7 @@ async fn revoke(
     request_body = Option<Rotate>,
     responses(
         (status = 200, description = "The new key and secret, shown this once", body = Minted),
-        BodyErrors, OrgErrors, StateError
+        BodyErrors, OrgErrors, BusyError, StateError
     )
 )]
 async fn rotate(

@@ -4,7 +4,7 @@ use super::caps::Span;
 use super::{Admitted, admit};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{FaultError, OrgErrors, OrgPath};
+use crate::openapi::{BusyError, FaultError, OrgErrors, OrgPath, PathError};
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use axum::extract::{Path, Request, State};
@@ -88,7 +88,7 @@ struct Verified {
     params(OrgPath),
     responses(
         (status = 200, description = "Both ledgers, and where they differ", body = Verified),
-        OrgErrors, FaultError
+        PathError, OrgErrors, BusyError, FaultError
     )
 )]
 async fn verify(

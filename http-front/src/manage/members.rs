@@ -6,7 +6,8 @@ use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
-    BodyErrors, ConflictError, MemberPath, OrgErrors, OrgPath, PageQuery, QueryErrors,
+    BodyErrors, BusyError, ConflictError, MemberPath, OrgErrors, OrgPath, PageQuery, PathError,
+    QueryErrors,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
@@ -109,7 +110,7 @@ async fn index(
     request_body = Patch,
     responses(
         (status = 200, description = "The member, in that role from now on", body = Shown),
-        BodyErrors, OrgErrors, ConflictError
+        BodyErrors, OrgErrors, BusyError, ConflictError
     )
 )]
 async fn set_role(
@@ -146,7 +147,10 @@ async fn set_role(
     tag = "organizations",
     security(("session" = []), ("cookie" = [])),
     params(MemberPath),
-    responses((status = 204, description = "Removed"), OrgErrors, ConflictError)
+    responses(
+        (status = 204, description = "Removed"),
+        PathError, OrgErrors, BusyError, ConflictError
+    )
 )]
 async fn remove(
     State(app): State<Arc<App>>,

@@ -7,7 +7,8 @@ use crate::manage::caps::PeriodName;
 use crate::manage::policies::words::CompositionName;
 use crate::manage::{Admitted, List, Page, admit, cents, done, no_content, nullable};
 use crate::openapi::{
-    BodyErrors, ConflictError, OrgErrors, OrgPath, PageQuery, QueryErrors, SessionErrors,
+    BodyErrors, BusyError, ConflictError, OrgErrors, OrgPath, PageQuery, PathError, QueryErrors,
+    SessionErrors,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::{self, Keys};
@@ -180,7 +181,7 @@ async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body = Create,
     responses(
         (status = 201, description = "Made", body = Shown),
-        BodyErrors, SessionErrors, ConflictError
+        BodyErrors, SessionErrors, BusyError, ConflictError
     )
 )]
 async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -211,7 +212,7 @@ async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     tag = "organizations",
     security(("session" = []), ("cookie" = [])),
     params(OrgPath),
-    responses((status = 200, description = "The organization", body = Shown), OrgErrors)
+    responses((status = 200, description = "The organization", body = Shown), PathError, OrgErrors)
 )]
 async fn get(State(app): State<Arc<App>>, Path(org): Path<String>, request: Request) -> ApiResult {
     let admitted = admit(&app, &org, request, Role::Viewer, Keys::Refused).await?;
@@ -229,7 +230,7 @@ async fn get(State(app): State<Arc<App>>, Path(org): Path<String>, request: Requ
     request_body = Patch,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors
+        BodyErrors, OrgErrors, BusyError
     )
 )]
 async fn patch(
@@ -278,7 +279,7 @@ async fn patch(
     params(OrgPath),
     responses(
         (status = 204, description = "It is gone"),
-        OrgErrors, ConflictError
+        PathError, OrgErrors, BusyError, ConflictError
     )
 )]
 async fn remove(

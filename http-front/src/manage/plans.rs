@@ -6,7 +6,9 @@ use super::{List, Page, done, id};
 use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{AdminErrors, BodyErrors, NotFoundError, OrgPath, PageQuery, QueryErrors};
+use crate::openapi::{
+    AdminErrors, BodyErrors, BusyError, NotFoundError, OrgPath, PageQuery, QueryErrors,
+};
 use crate::sdk::decision::json_response;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -239,7 +241,7 @@ struct Patch {
     request_body = Patch,
     responses(
         (status = 200, description = "The organization as it is now", body = OrgShown),
-        BodyErrors, AdminErrors, NotFoundError
+        BodyErrors, AdminErrors, BusyError, NotFoundError
     )
 )]
 async fn patch_org(

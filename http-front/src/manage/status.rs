@@ -7,7 +7,7 @@ use super::{List, Page, admit, unexpected};
 use crate::app::App;
 use crate::clock;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{OrgErrors, OrgPath, PageQuery, QueryErrors};
+use crate::openapi::{BusyError, OrgErrors, OrgPath, PageQuery, QueryErrors};
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use axum::extract::{Path, Request, State};
@@ -213,7 +213,10 @@ fn entry(app: &App, org: OrgId) -> ApiResult<Arc<OrgEntry>> {
     tag = "organizations",
     security(("session" = []), ("cookie" = []), ("api_key" = [])),
     params(OrgPath, PageQuery),
-    responses((status = 200, description = "The status", body = Status), QueryErrors, OrgErrors)
+    responses(
+        (status = 200, description = "The status", body = Status),
+        QueryErrors, OrgErrors, BusyError
+    )
 )]
 async fn status(
     State(app): State<Arc<App>>,
@@ -383,7 +386,10 @@ fn projection(used: u64, limit: Option<u64>, period: &Period, now: Millis) -> (b
     tag = "organizations",
     security(("session" = []), ("cookie" = []), ("api_key" = [])),
     params(OrgPath, PageQuery),
-    responses((status = 200, description = "What is used", body = Quota), QueryErrors, OrgErrors)
+    responses(
+        (status = 200, description = "What is used", body = Quota),
+        QueryErrors, OrgErrors, BusyError
+    )
 )]
 async fn quota(
     State(app): State<Arc<App>>,
@@ -401,7 +407,10 @@ async fn quota(
     tag = "organizations",
     security(("session" = []), ("cookie" = []), ("api_key" = [])),
     params(OrgPath, PageQuery),
-    responses((status = 200, description = "What is used", body = Quota), QueryErrors, OrgErrors)
+    responses(
+        (status = 200, description = "What is used", body = Quota),
+        QueryErrors, OrgErrors, BusyError
+    )
 )]
 async fn usage_alias(
     State(app): State<Arc<App>>,

@@ -5,8 +5,8 @@ use super::{Admitted, List, Page, admit, cents, done, id, nullable, unexpected};
 use crate::app::{App, refused};
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
-    BodyErrors, ConflictError, LimitError, OrgErrors, OrgPath, PageQuery, QueryErrors, StateError,
-    WorkflowPath,
+    BodyErrors, BusyError, ConflictError, LimitError, OrgErrors, OrgPath, PageQuery, PathError,
+    QueryErrors, StateError, WorkflowPath,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
@@ -348,7 +348,7 @@ async fn changed(app: &App, status: StatusCode, change: Manage) -> ApiResult {
     request_body = Create,
     responses(
         (status = 201, description = "Made", body = Shown),
-        BodyErrors, OrgErrors, ConflictError, LimitError
+        BodyErrors, OrgErrors, BusyError, ConflictError, LimitError
     )
 )]
 async fn create(
@@ -421,7 +421,7 @@ const AT_ONCE: usize = 200;
     params(OrgPath, Filter, PageQuery),
     responses(
         (status = 200, description = "Workflows", body = List<Shown>),
-        QueryErrors, OrgErrors
+        QueryErrors, OrgErrors, BusyError
     )
 )]
 async fn index(
@@ -520,7 +520,10 @@ fn follows(app: &App, org: OrgId, last: Option<WorkflowId>) -> bool {
     tag = "workflows",
     security(("session" = []), ("cookie" = []), ("api_key" = [])),
     params(WorkflowPath),
-    responses((status = 200, description = "The workflow", body = Shown), OrgErrors)
+    responses(
+        (status = 200, description = "The workflow", body = Shown),
+        PathError, OrgErrors, BusyError
+    )
 )]
 async fn get(
     Shared(app): Shared<Arc<App>>,
@@ -548,7 +551,7 @@ async fn get(
     request_body = Patch,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors, ConflictError
+        BodyErrors, OrgErrors, BusyError, ConflictError
     )
 )]
 async fn patch(
@@ -619,7 +622,7 @@ async fn set_state(
     request_body = Option<Reason>,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors, StateError
+        BodyErrors, OrgErrors, BusyError, StateError
     )
 )]
 async fn pause(
@@ -641,7 +644,7 @@ async fn pause(
     request_body = Option<Reason>,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors, StateError
+        BodyErrors, OrgErrors, BusyError, StateError
     )
 )]
 async fn resume(
@@ -663,7 +666,7 @@ async fn resume(
     request_body = Option<Reason>,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors, StateError
+        BodyErrors, OrgErrors, BusyError
     )
 )]
 async fn kill(

@@ -246,12 +246,6 @@ pub enum Answers<'a> {
     /// Under X-NullRun-Strict-Status: a rule, the workflow's state, the key's organization or scope.
     #[response(status = 403)]
     Denied(Body<'a>),
-    /// Under X-NullRun-Strict-Status: `/execute` names a reservation that is not open.
-    #[response(status = 404)]
-    NoReservation(Body<'a>),
-    /// Under X-NullRun-Strict-Status: the operation_id belongs to another request that is still open.
-    #[response(status = 409)]
-    OtherOperation(Body<'a>),
     /// Under X-NullRun-Strict-Status: a workflow, chain or tool that cannot be used.
     #[response(status = 422)]
     Unusable(Body<'a>),
@@ -263,6 +257,18 @@ pub enum Answers<'a> {
     #[response(status = 503)]
     Busy(Busy<'a>),
 }
+
+/// Under X-NullRun-Strict-Status: the operation_id belongs to another request that is still open.
+#[derive(IntoResponses)]
+#[response(status = 409)]
+#[expect(dead_code, reason = "it only describes")]
+pub struct OtherOperation<'a>(Body<'a>);
+
+/// Under X-NullRun-Strict-Status: the execution_id names a reservation that is not open.
+#[derive(IntoResponses)]
+#[response(status = 404)]
+#[expect(dead_code, reason = "it only describes")]
+pub struct NoReservation<'a>(Body<'a>);
 
 /// A block, or an error where no decision was taken.
 #[derive(Serialize, ToSchema)]

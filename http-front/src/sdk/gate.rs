@@ -1,6 +1,6 @@
 //! `/gate`, `/execute`, `/check`: may this call run?
 
-use super::decision::{Answers, Echo, Style, render, reservation};
+use super::decision::{Answers, Echo, NoReservation, OtherOperation, Style, render, reservation};
 use super::number;
 use crate::app::App;
 use crate::error::ApiResult;
@@ -87,7 +87,7 @@ struct Body {
     security(("api_key" = [])),
     params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
     request_body = Body,
-    responses(Answers<'_>, BodyErrors, KeyError)
+    responses(Answers<'_>, OtherOperation<'_>, BodyErrors, KeyError)
 )]
 async fn gate(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     decide(&app, request, Endpoint::Gate).await
@@ -103,7 +103,7 @@ async fn gate(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     security(("api_key" = [])),
     params(ProtocolHeader, WorkflowHeader, StrictHeader, SignatureHeaders),
     request_body = Body,
-    responses(Answers<'_>, BodyErrors, KeyError)
+    responses(Answers<'_>, NoReservation<'_>, OtherOperation<'_>, BodyErrors, KeyError)
 )]
 async fn execute(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     decide(&app, request, Endpoint::Execute).await

@@ -5,8 +5,8 @@ use crate::app::{App, unanswered};
 use crate::error::{ApiError, ApiResult};
 use crate::manage::workflows::StateName;
 use crate::openapi::{
-    BodyErrors, BusyError, KeyErrors, NotFoundError, ProtocolHeader, QueryErrors, SignatureHeaders,
-    WorkflowHeader,
+    BodyErrors, BusyError, FaultError, KeyError, KeyErrors, ProtocolHeader, QueryErrors,
+    SignatureHeaders, WorkflowHeader,
 };
 use crate::request::{self, Received};
 use crate::sign_in::{self, Denied, Signing};
@@ -93,7 +93,7 @@ struct Canceled<'a> {
     request_body = Cancel,
     responses(
         (status = 200, description = "It is not held any more", body = Canceled<'_>),
-        BodyErrors, KeyErrors, BusyError
+        BodyErrors, KeyErrors, FaultError, BusyError
     )
 )]
 async fn cancel(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -158,7 +158,7 @@ struct Heard<'a> {
     request_body = Heartbeat,
     responses(
         (status = 200, description = "Heard", body = Heard<'_>),
-        BodyErrors, KeyErrors, BusyError
+        BodyErrors, KeyErrors, FaultError, BusyError
     )
 )]
 async fn heartbeat(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -223,7 +223,7 @@ struct WorkflowName {
     params(WorkflowName, ProtocolHeader, SignatureHeaders),
     responses(
         (status = 200, description = "Its state", body = Polled),
-        QueryErrors, KeyErrors, BusyError
+        QueryErrors, KeyError, FaultError, BusyError
     )
 )]
 async fn workflow_status(
@@ -300,7 +300,7 @@ struct ApproximateBudget {
     params(ProtocolHeader, SignatureHeaders),
     responses(
         (status = 200, description = "Spend and budget", body = ApproximateBudget),
-        QueryErrors, KeyErrors, NotFoundError, BusyError
+        QueryErrors, KeyError, FaultError, BusyError
     )
 )]
 async fn approximate_budget(State(app): State<Arc<App>>, request: Request) -> ApiResult {

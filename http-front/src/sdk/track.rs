@@ -143,7 +143,6 @@ fn parse<'a, T>(
     request_body = Event,
     responses(
         (status = 200, description = "Booked, or known already", body = Booked),
-        (status = 409, description = "The organization has no workflow", body = ErrorBody),
         (status = 422, description = "Under X-NullRun-Strict-Status: booked in full, and more than was \
             reserved", body = ErrorBody),
         BodyErrors, KeyErrors, FaultError, BusyError

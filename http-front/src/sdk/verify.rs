@@ -4,7 +4,9 @@
 use super::decision::json_response;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{BodyErrors, BusyError, KeyErrors, ProtocolHeader, SignatureHeaders};
+use crate::openapi::{
+    BodyErrors, BusyError, FaultError, KeyErrors, ProtocolHeader, SignatureHeaders,
+};
 use crate::request;
 use crate::sign_in::{self, Caller, Denied, Signing};
 use axum::extract::{Request, State};
@@ -139,7 +141,7 @@ fn or_unlimited(limit: Option<impl Into<u64>>) -> i64 {
     request_body(content = Option<Body>, description = "May be left out if the header has the key"),
     responses(
         (status = 200, description = "The key is valid", body = Verified),
-        BodyErrors, KeyErrors, BusyError
+        BodyErrors, KeyErrors, FaultError, BusyError
     )
 )]
 async fn verify(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -157,7 +159,7 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body(content = Option<Body>, description = "May be left out if the header has the key"),
     responses(
         (status = 200, description = "The key is valid", body = Verified),
-        BodyErrors, KeyErrors, BusyError
+        BodyErrors, KeyErrors, FaultError, BusyError
     )
 )]
 async fn verify_old(State(app): State<Arc<App>>, request: Request) -> ApiResult {

@@ -347,12 +347,18 @@ fn an_account_with_a_password_is_linked_only_if_the_provider_vouches_for_the_add
     street
         .sign_in(&mut browser, "acme", "ada", "")
         .refused(409, "email_taken");
+    let code = by_code(&street.code("ada", None));
+    browser.post(REGISTER, &code).refused(409, "email_taken");
     street.at_issuer(
         "bob",
         &json!({ "email": "bob@example.com", "email_verified": false }),
     );
     street
         .sign_in(&mut browser, "acme", "bob", "")
+        .refused(403, "email_unverified");
+    let code = by_code(&street.code("bob", None));
+    browser
+        .post(REGISTER, &code)
         .refused(403, "email_unverified");
     street.at_issuer("bob", &json!({ "name": "Bob" }));
     street

@@ -63,6 +63,13 @@ impl Furnished {
     }
 }
 
+/// What the gateway is started with.
+pub const ENVIRONMENT: [(&str, &str); 3] = [
+    ("NULLRUN_HMAC_REQUIRED", "false"),
+    ("NULLRUN_GITHUB_CLIENT_ID", "id"),
+    ("NULLRUN_GITHUB_CLIENT_SECRET", "secret"),
+];
+
 pub struct Bench {
     pub stage: Stage,
     emails: u32,
@@ -72,12 +79,13 @@ pub struct Bench {
 
 impl Bench {
     pub fn start() -> Self {
+        Self::of(Stage::start(&ENVIRONMENT))
+    }
+
+    /// Of a gateway that runs already, with [`ENVIRONMENT`] and perhaps more.
+    pub fn of(stage: Stage) -> Self {
         Self {
-            stage: Stage::start(&[
-                ("NULLRUN_HMAC_REQUIRED", "false"),
-                ("NULLRUN_GITHUB_CLIENT_ID", "id"),
-                ("NULLRUN_GITHUB_CLIENT_SECRET", "secret"),
-            ]),
+            stage,
             emails: 0,
             first: String::new(),
         }
@@ -210,7 +218,7 @@ impl Bench {
     }
 
     /// Each sign-up needs an address of its own, and who asks about a workflow names theirs.
-    fn addressed(&mut self, body: Vec<u8>, workflow: &str) -> Vec<u8> {
+    pub fn addressed(&mut self, body: Vec<u8>, workflow: &str) -> Vec<u8> {
         let has = |word: &str| body.windows(word.len()).any(|part| part == word.as_bytes());
         if has("\"WORKFLOW\"") {
             let text = String::from_utf8(body).unwrap();

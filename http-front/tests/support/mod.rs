@@ -13,6 +13,7 @@ use nullrun_loadtest::account::Account;
 use nullrun_loadtest::client::{Answer, Caller, Connection, SdkKey};
 use nullrun_loadtest::gateway::{Gateway, Settings};
 use nullrun_loadtest::identity::Dice;
+use nullrun_loadtest::shim::{Mount, Shim};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -161,10 +162,21 @@ impl Stage {
     /// Starts a gateway with some more environment.
     pub fn start(environment: &[(&str, &str)]) -> Self {
         let data = TempDir::with_prefix("nullrun-test-").unwrap();
-        let settings = environment.iter().fold(
-            Settings::new(GATEWAY, data.path()),
-            |settings, (name, value)| settings.env(*name, *value),
-        );
+        let settings = Settings::new(GATEWAY, data.path());
+        Self::of(settings, environment, data)
+    }
+
+    /// The same on a mount whose disk can be made to hang or to fail.
+    pub fn on_mount(environment: &[(&str, &str)]) -> (Self, Mount) {
+        let data = TempDir::with_prefix("nullrun-test-").unwrap();
+        let mount = Shim::compile().unwrap().mount(data.path(), 1).unwrap();
+        let settings = Settings::new(GATEWAY, data.path()).on_shim(mount.clone());
+        (Self::of(settings, environment, data), mount)
+    }
+
+    fn of(settings: Settings, environment: &[(&str, &str)], data: TempDir) -> Self {
+        let set = |settings: Settings, (name, value): &(&str, &str)| settings.env(*name, *value);
+        let settings = environment.iter().fold(settings, set);
         let gateway = Gateway::start(settings).unwrap();
         let connection = Connection::new(&gateway.endpoint().unwrap());
         Self {

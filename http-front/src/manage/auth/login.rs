@@ -6,7 +6,7 @@ use super::{
 };
 use crate::app::{App, wrong_credentials};
 use crate::error::ApiResult;
-use crate::openapi::{BodyErrors, SessionErrors, SignInErrors};
+use crate::openapi::{BodyErrors, BusyError, SessionErrors, SignInErrors};
 use crate::sdk::decision::json_response;
 use crate::sign_in::{self, Origin};
 use crate::{clock, password, request};
@@ -103,7 +103,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     operation_id = "logout",
     tag = "auth",
     security(("session" = []), ("cookie" = [])),
-    responses((status = 204, description = "The session is over"), SessionErrors)
+    responses((status = 204, description = "The session is over"), SessionErrors, BusyError)
 )]
 async fn logout(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;

@@ -94,7 +94,7 @@ struct Accepted {
     request_body = Change,
     responses(
         (status = 204, description = "Changed; the other sessions are over"),
-        BodyErrors, SessionErrors, StateError, AttemptsError
+        BodyErrors, SessionErrors, BusyError, StateError, AttemptsError
     )
 )]
 async fn change(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -304,7 +304,7 @@ async fn reset(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     security(("session" = []), ("cookie" = [])),
     responses(
         (status = 202, description = "A mail is on its way", body = Accepted),
-        SessionErrors, ConflictError, AttemptsError
+        SessionErrors, BusyError, ConflictError, AttemptsError
     )
 )]
 async fn send(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -339,7 +339,7 @@ async fn send(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body = Verify,
     responses(
         (status = 204, description = "The address is verified"),
-        BodyErrors, SessionErrors
+        BodyErrors, SessionErrors, BusyError
     )
 )]
 async fn verify(State(app): State<Arc<App>>, request: Request) -> ApiResult {

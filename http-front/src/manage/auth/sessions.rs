@@ -5,7 +5,8 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::manage::{List, Page, id};
 use crate::openapi::{
-    BodyErrors, NotFoundError, PageQuery, QueryErrors, SessionErrors, SessionPath,
+    BodyErrors, BusyError, NotFoundError, PageQuery, PathError, QueryErrors, SessionErrors,
+    SessionPath,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in;
@@ -97,7 +98,7 @@ async fn current(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     request_body = Patch,
     responses(
         (status = 200, description = "As it is now", body = Person),
-        BodyErrors, SessionErrors
+        BodyErrors, SessionErrors, BusyError
     )
 )]
 async fn rename(State(app): State<Arc<App>>, request: Request) -> ApiResult {
@@ -157,7 +158,10 @@ async fn index(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     tag = "auth",
     security(("session" = []), ("cookie" = [])),
     params(SessionPath),
-    responses((status = 204, description = "It is over"), SessionErrors, NotFoundError)
+    responses(
+        (status = 204, description = "It is over"),
+        PathError, SessionErrors, BusyError, NotFoundError
+    )
 )]
 async fn end(
     State(app): State<Arc<App>>,
@@ -183,7 +187,7 @@ async fn end(
     operation_id = "delete_other_sessions",
     tag = "auth",
     security(("session" = []), ("cookie" = [])),
-    responses((status = 204, description = "The others are over"), SessionErrors)
+    responses((status = 204, description = "The others are over"), SessionErrors, BusyError)
 )]
 async fn end_others(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let received = request::receive(request).await?;

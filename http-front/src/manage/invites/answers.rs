@@ -7,7 +7,7 @@ use crate::manage::auth::{
     RoleName, check_new_password, done, hashing_is_full, new_session, no_content,
 };
 use crate::manage::orgs;
-use crate::openapi::{AcceptErrors, BodyErrors, BusyError, NotFoundError, TokenPath};
+use crate::openapi::{AcceptErrors, BodyErrors, BusyError, NotFoundError, PathError, TokenPath};
 use crate::request::Received;
 use crate::sdk::decision::json_response;
 use crate::sign_in::{self, Origin};
@@ -98,7 +98,7 @@ fn find(app: &App, token: &str) -> ApiResult<(Arc<InviteEntry>, [u8; 32])> {
     tag = "organizations",
     security(()),
     params(TokenPath),
-    responses((status = 200, description = "The invitation", body = Shown), NotFoundError)
+    responses((status = 200, description = "The invitation", body = Shown), PathError, NotFoundError)
 )]
 async fn get(State(app): State<Arc<App>>, Path(token): Path<String>) -> ApiResult {
     let (invite, _) = find(&app, &token)?;
@@ -221,7 +221,7 @@ fn joined(app: &App, invite: &InviteEntry, user: UserId) -> ApiResult<orgs::Show
     params(TokenPath),
     responses(
         (status = 204, description = "Declined"),
-        NotFoundError, BusyError
+        PathError, NotFoundError, BusyError
     )
 )]
 async fn decline(State(app): State<Arc<App>>, Path(token): Path<String>) -> ApiResult {

@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::manage::Page;
 use crate::manage::caps::PeriodName;
-use crate::openapi::{OrgErrors, OrgPath, QueryErrors};
+use crate::openapi::{BusyError, OrgErrors, OrgPath, QueryErrors};
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use axum::extract::{Path, Request, State};
@@ -211,7 +211,7 @@ pub fn held_against(limits: &InForce, workflow: &WorkflowEntry, is_draft: bool) 
     params(OrgPath, Whose),
     responses(
         (status = 200, description = "What holds", body = Shown),
-        QueryErrors, OrgErrors
+        QueryErrors, OrgErrors, BusyError
     )
 )]
 async fn effective(

@@ -7,7 +7,7 @@ use super::words::CompositionName;
 use super::{admit, unexpected};
 use crate::app::{App, refused};
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{BodyErrors, OrgErrors, OrgPath};
+use crate::openapi::{BodyErrors, BusyError, OrgErrors, OrgPath};
 use crate::sdk::decision::json_response;
 use crate::sdk::gate::{chain_key, model, tool_names};
 use crate::sign_in::Keys;
@@ -267,7 +267,7 @@ fn show(decision: &Decision, composition: CompositionName, is_draft: bool) -> Sh
     request_body = Evaluate,
     responses(
         (status = 200, description = "How it would end", body = Shown),
-        BodyErrors, OrgErrors
+        BodyErrors, OrgErrors, BusyError
     )
 )]
 async fn evaluate(

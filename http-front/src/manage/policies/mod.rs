@@ -15,7 +15,8 @@ use super::{Admitted, List, Page, admit, done, id, no_content, unexpected};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::openapi::{
-    BodyErrors, ConflictError, LimitError, OrgErrors, OrgPath, PageQuery, PolicyPath, QueryErrors,
+    BodyErrors, BusyError, ConflictError, LimitError, OrgErrors, OrgPath, PageQuery, PathError,
+    PolicyPath, QueryErrors,
 };
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
@@ -73,7 +74,7 @@ fn find(app: &App, org: OrgId, policy: PolicyId) -> ApiResult<Arc<Compiled>> {
     request_body = Create,
     responses(
         (status = 201, description = "Made", body = Shown),
-        BodyErrors, OrgErrors, ConflictError, LimitError
+        BodyErrors, OrgErrors, BusyError, ConflictError, LimitError
     )
 )]
 async fn create(
@@ -135,7 +136,7 @@ async fn index(
     tag = "policies",
     security(("session" = []), ("cookie" = []), ("api_key" = [])),
     params(PolicyPath),
-    responses((status = 200, description = "The policy", body = Shown), OrgErrors)
+    responses((status = 200, description = "The policy", body = Shown), PathError, OrgErrors)
 )]
 async fn get(
     State(app): State<Arc<App>>,
@@ -159,7 +160,7 @@ async fn get(
     request_body = Patch,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors, ConflictError
+        BodyErrors, OrgErrors, BusyError, ConflictError
     )
 )]
 async fn patch(
@@ -202,7 +203,7 @@ async fn patch(
     tag = "policies",
     security(("session" = []), ("cookie" = [])),
     params(PolicyPath),
-    responses((status = 204, description = "Gone"), OrgErrors)
+    responses((status = 204, description = "Gone"), PathError, OrgErrors, BusyError)
 )]
 async fn delete(
     State(app): State<Arc<App>>,
@@ -240,7 +241,7 @@ struct Toggle {
     request_body = Option<Toggle>,
     responses(
         (status = 200, description = "As it is now", body = Shown),
-        BodyErrors, OrgErrors
+        BodyErrors, OrgErrors, BusyError
     )
 )]
 async fn toggle(

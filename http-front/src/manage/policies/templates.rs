@@ -6,7 +6,9 @@ use super::words::{Mode, ScopeName, TypeName};
 use super::{Admitted, List, admit, changed, done, no_content};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::openapi::{BodyErrors, ConflictError, LimitError, OrgErrors, OrgPath, TemplatePath};
+use crate::openapi::{
+    BodyErrors, BusyError, ConflictError, LimitError, OrgErrors, OrgPath, PathError, TemplatePath,
+};
 use crate::sdk::decision::json_response;
 use crate::sign_in::Keys;
 use crate::{clock, hash};
@@ -70,7 +72,7 @@ struct Enable {
     params(OrgPath),
     responses(
         (status = 200, description = "Templates; all on one page", body = List<Offered>),
-        OrgErrors
+        PathError, OrgErrors
     )
 )]
 async fn index(
@@ -112,7 +114,7 @@ async fn index(
     responses(
         (status = 200, description = "It was enabled before", body = Shown),
         (status = 201, description = "The policy it is now", body = Shown),
-        BodyErrors, OrgErrors, ConflictError, LimitError
+        BodyErrors, OrgErrors, BusyError, ConflictError, LimitError
     )
 )]
 async fn enable(
@@ -157,7 +159,7 @@ async fn enable(
     tag = "policies",
     security(("session" = []), ("cookie" = [])),
     params(TemplatePath),
-    responses((status = 204, description = "It is not enabled"), OrgErrors)
+    responses((status = 204, description = "It is not enabled"), PathError, OrgErrors, BusyError)
 )]
 async fn disable(
     State(app): State<Arc<App>>,
