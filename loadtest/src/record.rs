@@ -12,7 +12,7 @@ mod resend;
 
 pub use book::{Bounds, Charge, ChargeId, Hold, HoldEnd, Route};
 pub use check::{CheckOptions, CheckReport, Counts, ledger_check};
-pub use management::{KeyRecord, PolicyRecord, Revocation, WorkflowRecord};
+pub use management::{KeyRecord, PolicyRecord, Revocation, Switch, TEMPLATE, WorkflowRecord};
 pub use people::{Guest, OrgRecord, Standing};
 pub(crate) use resend::{NO_VERDICT, cancel_body};
 
@@ -44,6 +44,8 @@ pub struct Record {
     pub keys: BTreeMap<String, KeyRecord>,
     /// Policies by id.
     pub policies: BTreeMap<String, PolicyRecord>,
+    /// The policy template [`TEMPLATE`].
+    pub template: Switch,
     /// Invited people by address, until it was checked that they are gone.
     pub guests: BTreeMap<String, Guest>,
     /// Further organizations by id.

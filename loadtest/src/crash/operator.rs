@@ -10,7 +10,7 @@ use super::stage::{Kind, Stage};
 use crate::client::Connection;
 use crate::error::{Error, Result};
 use crate::identity::Dice;
-use crate::record::{Revocation, WorkflowRecord};
+use crate::record::{Revocation, TEMPLATE, WorkflowRecord};
 
 /// Bounds on what accumulates over the rounds: far below the gateway's own limits, and small enough that the status
 /// page of late rounds costs about what it costs in early ones.
@@ -31,8 +31,10 @@ pub(super) async fn work(
             39..=49 => create_workflow(&mut connection, &stage, &mut dice).await,
             50..=56 => kill_one(&mut connection, &stage, &mut dice).await,
             57..=63 => mint_key(&mut connection, &stage, &mut dice).await,
-            64..=69 => create_policy(&mut connection, &stage, &mut dice).await,
-            70..=73 => remove_policy(&mut connection, &stage, &mut dice).await,
+            64..=67 => create_policy(&mut connection, &stage, &mut dice).await,
+            68..=69 => toggle_policy(&mut connection, &stage, &mut dice).await,
+            70..=71 => remove_policy(&mut connection, &stage, &mut dice).await,
+            72..=73 => switch_template(&mut connection, &stage).await,
             74..=94 => people::change(&mut connection, &stage, &data_dir, &mut dice).await,
             _ => revoke_key(&mut connection, &stage, &mut dice).await,
         };
@@ -200,20 +202,22 @@ fn policies_there(stage: &Stage) -> Vec<String> {
     policies.map(|(id, _)| id.clone()).collect()
 }
 
+/// A workflow that has no callers: rules about it change nothing else.
+fn quiet_workflow(stage: &Stage) -> Option<String> {
+    let record = stage.record.lock();
+    let mut workflows = record.workflows.iter();
+    let made = workflows.find(|(_, known)| known.key.is_none());
+    made.map(|(id, _)| id.clone())
+}
+
 /// A tool rule of a workflow that has no callers, so that it changes nothing else.
 async fn create_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
     if policies_there(stage).len() >= MOST_POLICIES {
         return Ok(());
     }
-    let quiet = {
-        let record = stage.record.lock();
-        let made = record
-            .workflows
-            .iter()
-            .find(|(_, known)| known.key.is_none());
-        made.map(|(id, _)| id.clone())
+    let Some(workflow) = quiet_workflow(stage) else {
+        return Ok(());
     };
-    let Some(workflow) = quiet else { return Ok(()) };
     let body = json!({
         "name": format!("rule {}", dice.uuid()),
         "policy_type": "ToolBlock",
@@ -229,6 +233,44 @@ async fn create_policy(connection: &mut Connection, stage: &Stage, dice: &mut Di
         .await?
         .expect(&[201])?;
     stage.record.lock().policy_created(&made.required("id")?);
+    Ok(())
+}
+
+async fn toggle_policy(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -> Result<()> {
+    let there = policies_there(stage);
+    let Some(id) = there.get(dice.index(there.len())) else {
+        return Ok(());
+    };
+    let active = dice.chance(50);
+    stage.record.lock().toggle_sent(id, active);
+    let path = stage.account.path(&format!("/policies/{id}/toggle"));
+    let body = json!({ "is_active": active });
+    let toggled = connection.post(&path, stage.account.operator(), &body);
+    toggled.await?.expect(&[200])?;
+    stage.record.lock().toggle_acknowledged(id);
+    Ok(())
+}
+
+/// Enables the template if it is not, and disables it if it is.
+async fn switch_template(connection: &mut Connection, stage: &Stage) -> Result<()> {
+    let Some(workflow) = quiet_workflow(stage) else {
+        return Ok(());
+    };
+    let enabled = !stage.record.lock().template.acknowledged;
+    stage.record.lock().template.in_doubt = Some(enabled);
+    let path = format!("/policies/templates/{TEMPLATE}");
+    let operator = stage.account.operator();
+    if enabled {
+        let path = stage.account.path(&format!("{path}/enable"));
+        let body = json!({ "workflow_id": workflow });
+        let answer = connection.post(&path, operator, &body).await?;
+        answer.expect(&[200, 201])?;
+    } else {
+        let path = stage.account.path(&path);
+        let answer = connection.delete(&path, operator).await?;
+        answer.expect(&[204])?;
+    }
+    stage.record.lock().template_acknowledged();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use super::stage::Stage;
 use crate::client::Connection;
 use crate::error::Result;
 use crate::identity::Dice;
-use crate::people::{accept, newest_token};
+use crate::people::{accept, mailed_token, newest_token};
 use crate::record::Standing;
 
 /// Bounds on what accumulates over the rounds: one page of each list.
@@ -26,7 +26,8 @@ pub(super) async fn change(
     match dice.between(1, 10) {
         1..=3 => invite(connection, stage, dice).await,
         4..=5 => join(connection, stage, data_dir).await,
-        6 => uninvite(connection, stage, dice).await,
+        6 if dice.chance(50) => uninvite(connection, stage, dice).await,
+        6 => resend(connection, stage, data_dir, dice).await,
         7 => set_role(connection, stage, dice).await,
         8 => remove(connection, stage, dice).await,
         9 => found(connection, stage, dice).await,
@@ -69,6 +70,9 @@ async fn join(connection: &mut Connection, stage: &Stage, data_dir: &Path) -> Re
     let Some((email, token)) = newest_token(data_dir, is_invited)? else {
         return Ok(());
     };
+    if stage.record.lock().is_link_over(&email, &token) {
+        return Ok(());
+    }
     stage.record.lock().standing_sent(&email, Standing::Member);
     let joined = accept(connection, &token, &email).await?;
     let mut record = stage.record.lock();
@@ -85,6 +89,34 @@ async fn uninvite(connection: &mut Connection, stage: &Stage, dice: &mut Dice) -
     let gone = connection.delete(&path, stage.account.operator()).await?;
     gone.expect(&[204])?;
     stage.record.lock().standing_acknowledged(&email, &id, None);
+    Ok(())
+}
+
+/// Mails another link, with which the one before leads nowhere.
+async fn resend(
+    connection: &mut Connection,
+    stage: &Stage,
+    data_dir: &Path,
+    dice: &mut Dice,
+) -> Result<()> {
+    let Some((email, id)) = any(stage, dice, Standing::Invited) else {
+        return Ok(());
+    };
+    // Mails do not outlive a power cut.
+    let Some((_, link)) = newest_token(data_dir, |to| to == email)? else {
+        return Ok(());
+    };
+    stage.record.lock().resend_sent(&email, &link);
+    let path = stage.account.path(&format!("/invites/{id}/resend"));
+    let operator = stage.account.operator();
+    let sent = connection.post(&path, operator, &json!({})).await?;
+    // An address gets a few mails at a time.
+    let sent = sent.expect(&[200, 429])?.status == 200;
+    stage.record.lock().resend_answered(&email, sent);
+    if sent {
+        // Until it is there, the newest mail is the one before.
+        let _newest = mailed_token(data_dir, &email, Some(&link)).await;
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::{Revocation, SharedRecord, people, resend};
+use super::{Revocation, SharedRecord, TEMPLATE, people, resend};
 use crate::account::Account;
 use crate::client::Connection;
 use crate::error::{Error, Result};
@@ -297,6 +297,15 @@ async fn check_policies(
         let path = account.path(&format!("/policies/{id}"));
         let answer = connection.get(&path, account.operator()).await?;
         let there = answer.status == 200;
+        if there {
+            let active = answer.body["is_active"] == true;
+            let mut record = record.lock();
+            let policy = record.policies.get_mut(&id);
+            let fits = policy.is_none_or(|policy| policy.active.seen(active));
+            violations.require(fits, || {
+                format!("policy {id} was switched, and is_active is {active}")
+            });
+        }
         match removal {
             Revocation::None => violations.require(there, || {
                 format!(
@@ -318,15 +327,20 @@ async fn check_policies(
                 } else {
                     Revocation::Certain
                 };
-                record.lock().policies.insert(
-                    id,
-                    super::PolicyRecord {
-                        removal,
-                        fresh: false,
-                    },
-                );
+                if let Some(policy) = record.lock().policies.get_mut(&id) {
+                    policy.removal = removal;
+                }
             }
         }
     }
+    let path = account.path("/policies/templates");
+    let answer = connection.get(&path, account.operator()).await?;
+    let rows = answer.expect(&[200])?.body;
+    let mut rows = rows["data"].as_array().into_iter().flatten();
+    let enabled = rows.any(|row| row["id"] == TEMPLATE && row["enabled"] == true);
+    let fits = record.lock().template.seen(enabled);
+    violations.require(fits, || {
+        format!("template {TEMPLATE} was switched, and enabled is {enabled}")
+    });
     Ok(())
 }

@@ -68,8 +68,32 @@ pub struct KeyRecord {
 pub struct PolicyRecord {
     /// What is known of its removal.
     pub removal: Revocation,
+    /// Is it on?
+    pub active: Switch,
     /// Still to be checked after the next crash.
     pub fresh: bool,
+}
+
+/// The policy template that is switched on and off.
+pub const TEMPLATE: &str = "loop-guard";
+
+/// Something that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Switch {
+    /// As it was last acknowledged.
+    pub acknowledged: bool,
+    /// As it was asked to be, without an answer.
+    pub in_doubt: Option<bool>,
+}
+
+impl Switch {
+    /// May it be so? What is read settles the doubt.
+    pub fn seen(&mut self, on: bool) -> bool {
+        let fits = on == self.acknowledged || Some(on) == self.in_doubt;
+        self.acknowledged = on;
+        self.in_doubt = None;
+        fits
+    }
 }
 
 /// What is known of a key's revocation or a policy's removal.
@@ -172,36 +196,60 @@ impl Record {
 
     /// A policy was acknowledged as created.
     pub fn policy_created(&mut self, id: &str) {
-        self.policies.insert(
-            id.to_owned(),
-            PolicyRecord {
-                removal: Revocation::None,
-                fresh: true,
-            },
-        );
+        let active = Switch {
+            acknowledged: true,
+            in_doubt: None,
+        };
+        let policy = PolicyRecord {
+            removal: Revocation::None,
+            active,
+            fresh: true,
+        };
+        self.policies.insert(id.to_owned(), policy);
         self.counts.management += 1;
+    }
+
+    /// A policy is about to be switched on or off.
+    pub fn toggle_sent(&mut self, id: &str, active: bool) {
+        if let Some(policy) = self.policies.get_mut(id) {
+            policy.active.in_doubt = Some(active);
+            policy.fresh = true;
+        }
+    }
+
+    /// That was acknowledged.
+    pub fn toggle_acknowledged(&mut self, id: &str) {
+        if let Some(policy) = self.policies.get_mut(id)
+            && let Some(active) = policy.active.in_doubt.take()
+        {
+            policy.active.acknowledged = active;
+            self.counts.management += 1;
+        }
+    }
+
+    /// What was asked of the template was acknowledged.
+    pub fn template_acknowledged(&mut self) {
+        if let Some(enabled) = self.template.in_doubt.take() {
+            self.template.acknowledged = enabled;
+            self.counts.management += 1;
+        }
     }
 
     /// A policy's removal is about to be sent.
     pub fn removal_sent(&mut self, id: &str) {
-        self.policies.insert(
-            id.to_owned(),
-            PolicyRecord {
-                removal: Revocation::InDoubt,
-                fresh: true,
-            },
-        );
+        self.removal(id, Revocation::InDoubt);
+    }
+
+    fn removal(&mut self, id: &str, removal: Revocation) {
+        if let Some(policy) = self.policies.get_mut(id) {
+            policy.removal = removal;
+            policy.fresh = true;
+        }
     }
 
     /// A policy's removal was acknowledged.
     pub fn removal_acknowledged(&mut self, id: &str) {
-        self.policies.insert(
-            id.to_owned(),
-            PolicyRecord {
-                removal: Revocation::Certain,
-                fresh: true,
-            },
-        );
+        self.removal(id, Revocation::Certain);
         self.counts.management += 1;
     }
 

@@ -37,6 +37,10 @@ pub struct Guest {
     pub id: String,
     /// A session of theirs: it must work as long as they belong, and never afterwards.
     pub session: Option<String>,
+    /// The links that were mailed before the last one: they lead nowhere.
+    pub links_over: Vec<String>,
+    /// One that may be over: another was asked for without an answer.
+    pub link_in_doubt: Option<String>,
     /// Still to be checked after the next crash.
     pub fresh: bool,
 }
@@ -60,6 +64,8 @@ impl Record {
             role_in_doubt: None,
             id: String::new(),
             session: None,
+            links_over: Vec::new(),
+            link_in_doubt: None,
             fresh: true,
         };
         self.guests.insert(email.to_owned(), guest);
@@ -87,6 +93,31 @@ impl Record {
             self.counts.joined += 1;
         }
         self.counts.people += 1;
+    }
+
+    /// Another link is about to be asked for.
+    pub fn resend_sent(&mut self, email: &str, link: &str) {
+        if let Some(guest) = self.guests.get_mut(email) {
+            guest.link_in_doubt = Some(link.to_owned());
+            guest.fresh = true;
+        }
+    }
+
+    /// It was acknowledged, and the one before is over; or it was refused, and that one works on.
+    pub fn resend_answered(&mut self, email: &str, sent: bool) {
+        if let Some(guest) = self.guests.get_mut(email) {
+            let before = guest.link_in_doubt.take();
+            guest.links_over.extend(before.filter(|_| sent));
+            self.counts.people += u64::from(sent);
+        }
+    }
+
+    /// Is this link over, or may it be?
+    pub fn is_link_over(&self, email: &str, link: &str) -> bool {
+        self.guests.get(email).is_some_and(|guest| {
+            let mut over = guest.links_over.iter().chain(&guest.link_in_doubt);
+            over.any(|known| known == link)
+        })
     }
 
     /// Another role is about to be asked for.
@@ -228,23 +259,32 @@ async fn check_guests(
     Ok(())
 }
 
-/// The session of who belongs works; that of who was removed does not.
+/// The session of who belongs works; that of who was removed does not, nor do links before the last one.
 async fn check_sessions(
     connection: &mut Connection,
     account: &Account,
     record: &SharedRecord,
     violations: &mut Violations,
 ) -> Result<()> {
-    let fresh: Vec<(String, Standing, Option<String>)> = {
+    let fresh: Vec<(String, Guest)> = {
         let mut record = record.lock();
         let fresh = record.guests.iter_mut().filter(|(_, guest)| guest.fresh);
         let fresh = fresh.map(|(email, guest)| {
             guest.fresh = false;
-            (email.clone(), guest.standing, guest.session.clone())
+            (email.clone(), guest.clone())
         });
         fresh.collect()
     };
-    for (email, standing, session) in fresh {
+    for (email, guest) in fresh {
+        for link in &guest.links_over {
+            let path = format!("/api/v1/invites/{link}");
+            let answer = connection.get(&path, Caller::Anonymous).await?;
+            violations.require(answer.status == 404, || {
+                let what = answer.in_short();
+                format!("a link that was mailed to {email} before the last one is answered {what}")
+            });
+        }
+        let (standing, session) = (guest.standing, guest.session);
         if let Some(session) = session {
             let path = account.path("");
             let answer = connection.get(&path, Caller::Session(&session)).await?;
