@@ -138,6 +138,7 @@ const CLOCK_BEHIND_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Runs the gateway until it is told to stop.
 pub async fn run(config: Config) -> Result<(), BootError> {
     config.check()?;
+    crate::request::set_body_timeout(config.body_timeout_secs);
     #[cfg(debug_assertions)]
     {
         config.start_clock();

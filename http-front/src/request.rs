@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -24,9 +25,14 @@ pub const REPORT_BYTES: usize = 10 << 20;
 /// body before it looks for an answer then finds one.
 const DISCARD_BYTES: usize = 16 << 20;
 
-/// The time that a request's body may take to arrive; the outermost layer gives it to each request.
-#[derive(Debug, Clone, Copy)]
-pub struct BodySecs(pub u64);
+/// Seconds that a request's body may take to arrive. One for the process: to hand it along with each request
+/// would cost each of them an allocation.
+static BODY_SECS: AtomicU64 = AtomicU64::new(30);
+
+/// Sets how many seconds a request's body may take to arrive.
+pub fn set_body_timeout(secs: u64) {
+    BODY_SECS.store(secs, Ordering::Relaxed);
+}
 
 /// A request whose body has arrived.
 #[derive(Debug)]
@@ -46,8 +52,7 @@ pub async fn receive(request: Request) -> ApiResult<Received> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let headers = parts.headers;
-    let secs = parts.extensions.get().map_or(0, |BodySecs(secs)| *secs);
-    let body = read(body, limit(&path), secs).await?;
+    let body = read(body, limit(&path)).await?;
     Ok(Received {
         method: parts.method,
         headers,
@@ -63,7 +68,8 @@ fn limit(path: &str) -> usize {
     }
 }
 
-async fn read(mut body: Body, limit: usize, secs: u64) -> ApiResult<Bytes> {
+async fn read(mut body: Body, limit: usize) -> ApiResult<Bytes> {
+    let secs = BODY_SECS.load(Ordering::Relaxed);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(secs);
     match tokio::time::timeout_at(deadline, collect(&mut body, limit)).await {
         Ok(Ok(body)) => Ok(Bytes::from_owner(body)),

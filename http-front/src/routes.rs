@@ -7,7 +7,6 @@ use crate::manage::{
     admin, auth, holds, invites, keys, ledger, members, orgs, plans, policies, status, workflows,
 };
 use crate::openapi::Frame;
-use crate::request::BodySecs;
 use crate::sdk::{gate, health, misc, track, verify};
 use crate::trace::TraceId;
 use crate::{clock, description, hash, metrics};
@@ -78,8 +77,6 @@ async fn envelope(State(app): State<Arc<App>>, mut request: Request, next: Next)
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let ids = Ids::of(&mut request);
-    let body_secs = BodySecs(app.config.body_timeout_secs);
-    request.extensions_mut().insert(body_secs);
     let response = answer(request, next, &ids).await;
     let route = route.as_ref().map(MatchedPath::as_str);
     let (status, took) = (response.status(), began.elapsed());
