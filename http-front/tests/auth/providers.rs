@@ -192,9 +192,10 @@ fn afterwards_the_browser_goes_on_to_a_path_of_this_gateway_and_nowhere_else() {
         let path = format!("/api/v1/auth/oauth/acme/start?return_to={path}");
         browser.get(&path).refused(400, "invalid_field");
     }
-    browser
-        .get("/api/v1/auth/oauth/none/start")
-        .refused(404, "not_found");
+    for unknown in ["none/start", "none/callback?code=c&state=s"] {
+        let path = format!("/api/v1/auth/oauth/{unknown}");
+        browser.get(&path).refused(404, "not_found");
+    }
 }
 
 #[test]
