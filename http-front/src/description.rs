@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -47,8 +48,61 @@ pub fn publish(mut openapi: utoipa::openapi::OpenApi) {
             optional_is_not_null(body);
         }
     }
-    let text = || Bytes::from(serde_json::to_vec_pretty(&openapi).unwrap_or_default());
+    let text = || {
+        let mut document = serde_json::to_value(&openapi).unwrap_or_default();
+        let schemas = document.pointer_mut("/components/schemas");
+        let schemas = schemas.and_then(Value::as_object_mut);
+        schemas
+            .into_iter()
+            .flatten()
+            .for_each(|(_, schema)| usual_examples(schema));
+        Bytes::from(serde_json::to_vec_pretty(&document).unwrap_or_default())
+    };
     TEXT.get_or_init(text);
+}
+
+/// What fields of these names look like, unless their own description says it.
+const USUAL: [(&str, &str); 12] = [
+    ("id", "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b"),
+    ("_id", "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b"),
+    ("_at", "2026-11-26T12:00:00Z"),
+    ("name", "nightly research"),
+    ("token", "tBXa9cQ5uS3vYpK1eD7hJ2mN8rL4wF6z"),
+    ("password", "correct horse battery"),
+    ("description", "reads papers at night"),
+    ("reason", "spends too fast"),
+    ("explanation", "allowed"),
+    ("plan", "growth"),
+    ("_nanos", "1500000000"),
+    ("_cents", "150"),
+];
+
+/// Gives the fields of a schema that have no example the usual one of their name, if it fits their type.
+fn usual_examples(schema: &mut Value) {
+    if let Some(items) = schema.get_mut("items") {
+        usual_examples(items);
+    }
+    let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for (name, field) in fields.into_iter().flatten() {
+        usual_examples(field);
+        let own = ["example", "enum", "pattern", "format"].map(|word| field.get(word).is_some());
+        let kind = field["type"].as_str().or_else(|| field["type"][0].as_str());
+        let usual = USUAL.iter().find(|(end, _)| name.ends_with(end));
+        let (Some((_, text)), Some(kind)) = (usual, kind) else {
+            continue;
+        };
+        let [example, one_of, pattern, format] = own;
+        let fits = match kind {
+            "string" => !one_of && !pattern,
+            "integer" => text.bytes().all(|b| b.is_ascii_digit()),
+            _ => false,
+        };
+        let formatted = format && kind == "string" && *text != "correct horse battery";
+        if fits && !example && !formatted {
+            let number = text.parse::<u64>().ok().filter(|_| kind == "integer");
+            field["example"] = number.map_or_else(|| Value::from(*text), Value::from);
+        }
+    }
 }
 
 /// A body that may be left out is described as one that may also be `null`, which none may.

@@ -95,6 +95,45 @@ async fn every_route_is_in_the_description() {
     }
 }
 
+/// Is there an example in it, its own or of one of its fields?
+fn shows(document: &Value, schema: &Value, depth: u32) -> bool {
+    if let Some(name) = schema["$ref"].as_str().filter(|_| depth < 6) {
+        let name = name.rsplit('/').next().unwrap();
+        return shows(
+            document,
+            &document["components"]["schemas"][name],
+            depth + 1,
+        );
+    }
+    let lists = ["allOf", "oneOf", "anyOf"].map(|list| schema[list].as_array());
+    let fields = schema["properties"].as_object();
+    let parts = lists.into_iter().flatten().flatten();
+    let parts = parts.chain(fields.into_iter().flatten().map(|(_, field)| field));
+    let mut parts = parts.chain(schema.get("items"));
+    schema.get("example").is_some() || parts.any(|part| shows(document, part, depth))
+}
+
+#[tokio::test]
+async fn every_body_has_an_example() {
+    let mut stage = Stage::start(&[]);
+    let document = description(&mut stage).await;
+    let mut bare = Vec::new();
+    for (method, path, operation) in operations(&document) {
+        let responses = operation["responses"].as_object().unwrap().iter();
+        let bodies = responses.map(|(status, response)| (status.as_str(), response));
+        for (what, body) in bodies.chain([("the request", &operation["requestBody"])]) {
+            let content = &body["content"]["application/json"];
+            // The files of a page are no answers of the API.
+            let file = path == "/api/v1/docs/{file}";
+            let given = file || content.get("example").is_some();
+            if content.is_object() && !given && !shows(&document, &content["schema"], 0) {
+                bare.push(format!("{method} {path}: {what}"));
+            }
+        }
+    }
+    assert!(bare.is_empty(), "{}", bare.join("\n"));
+}
+
 /// Does a schema say what there is? References are followed; what is nested is looked at too.
 fn is_told(document: &Value, schema: &Value, depth: u32) -> Result<(), String> {
     if depth > 12 {

@@ -81,7 +81,7 @@ struct ScopeWord(String);
 #[schema(as = ApiKeyRotate)]
 struct Rotate {
     /// Seconds that the key and secret before go on working.
-    #[schema(default = 60, maximum = 86400)]
+    #[schema(default = 60, maximum = 86400, example = 3600)]
     overlap_secs: Option<u64>,
 }
 

@@ -61,7 +61,7 @@ impl Shown {
 /// Another role.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = MemberPatch)]
+#[schema(as = MemberPatch, example = json!({ "role": "operator" }))]
 struct Patch {
     role: RoleName,
 }

@@ -227,6 +227,7 @@ struct Ready {
     #[schema(pattern = "^ok$")]
     status: &'static str,
     /// The last record known to be durable.
+    #[schema(example = 4711)]
     durable_lsn: Option<u64>,
     checks: Checks,
 }

@@ -34,7 +34,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// Always an empty list.
 #[derive(Serialize, ToSchema)]
-#[schema(max_items = 0, value_type = Vec<String>)]
+#[schema(max_items = 0, value_type = Vec<String>, example = json!([]))]
 struct NoPolicies([String; 0]);
 
 fn caller(

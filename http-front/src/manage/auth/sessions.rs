@@ -62,7 +62,11 @@ struct Shown {
 #[schema(as = UserPatch)]
 struct Patch {
     /// An empty one is none.
-    #[schema(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(
+        max_length = 255,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "Ada Lovelace"
+    )]
     name: Option<String>,
 }
 

@@ -226,6 +226,7 @@ async fn delete(
 #[schema(as = PolicyToggle)]
 struct Toggle {
     /// The other way round if absent.
+    #[schema(example = false)]
     is_active: Option<bool>,
 }
 
