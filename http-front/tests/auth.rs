@@ -21,6 +21,8 @@ mod links;
 mod orgs;
 #[path = "auth/providers.rs"]
 mod providers;
+#[path = "support/python.rs"]
+mod python;
 #[path = "auth/sessions.rs"]
 mod sessions;
 #[path = "auth/tools.rs"]

@@ -1,6 +1,7 @@
 //! What the tests of accounts use: a browser with cookies, and Python programs in an environment of
 //! their own, made under `target/` at the first run.
 
+use crate::python;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -177,7 +178,7 @@ pub struct Program {
 
 impl Program {
     pub fn start(script: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(python())
+        let mut child = Command::new(interpreter())
             .arg(here().join(script))
             .args(arguments)
             .env("AUTHLIB_INSECURE_TRANSPORT", "1")
@@ -214,42 +215,10 @@ fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/auth")
 }
 
-fn run(command: &mut Command, remedy: &str) {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{remedy}: {error}"));
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{remedy}: {words}");
-}
-
 /// The interpreter of the environment, made now unless it is there.
-fn python() -> &'static Path {
+fn interpreter() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-        let folder = target.join("auth-environment");
-        let wanted = std::fs::read_to_string(here().join("requirements.txt")).unwrap();
-        std::fs::create_dir_all(&target).unwrap();
-        let lock = std::fs::File::create(target.join("auth-environment.lock")).unwrap();
-        lock.lock().unwrap();
-        let stamp = folder.join("made-from");
-        if std::fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
-            let _none = std::fs::remove_dir_all(&folder);
-            let mut make = Command::new("python3");
-            make.args(["-m", "venv"]).arg(&folder);
-            run(&mut make, "python3 with its venv module is needed");
-            let mut install = Command::new(folder.join("bin/python"));
-            install
-                .args(["-m", "pip", "install", "--quiet", "--no-input"])
-                .args(["--disable-pip-version-check", "--requirement"])
-                .arg(here().join("requirements.txt"));
-            run(
-                &mut install,
-                "pip cannot install: the index must be reachable",
-            );
-            std::fs::write(&stamp, &wanted).unwrap();
-        }
-        folder.join("bin/python")
-    })
+    PYTHON.get_or_init(|| python::interpreter("auth", &here()))
 }
 
 /// Waits until there are `count` mails in a folder; the texts, oldest first, as a reader sees them.
