@@ -61,10 +61,10 @@ pub fn publish(mut openapi: utoipa::openapi::OpenApi) {
     TEXT.get_or_init(text);
 }
 
-/// What fields of these names look like, unless their own description says it.
+/// What fields whose names end like this look like, unless their own description says it.
 const USUAL: [(&str, &str); 12] = [
     ("id", "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b"),
-    ("_id", "0198c5e2-5cd3-7a46-b7a2-4c9d1e2f3a4b"),
+    ("tool_name", "send_mail"),
     ("_at", "2026-11-26T12:00:00Z"),
     ("name", "nightly research"),
     ("token", "tBXa9cQ5uS3vYpK1eD7hJ2mN8rL4wF6z"),
@@ -85,22 +85,21 @@ fn usual_examples(schema: &mut Value) {
     let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
     for (name, field) in fields.into_iter().flatten() {
         usual_examples(field);
-        let own = ["example", "enum", "pattern", "format"].map(|word| field.get(word).is_some());
+        let has = |word| field.get(word).is_some();
+        let secret = field["format"] == "password";
+        let told = has("example") || has("enum") || has("pattern");
         let kind = field["type"].as_str().or_else(|| field["type"][0].as_str());
         let usual = USUAL.iter().find(|(end, _)| name.ends_with(end));
-        let (Some((_, text)), Some(kind)) = (usual, kind) else {
+        let Some((_, text)) = usual.filter(|_| !told) else {
             continue;
         };
-        let [example, one_of, pattern, format] = own;
-        let fits = match kind {
-            "string" => !one_of && !pattern,
-            "integer" => text.bytes().all(|b| b.is_ascii_digit()),
-            _ => false,
+        let example = match kind {
+            Some("string") if secret || !has("format") => Some(Value::from(*text)),
+            Some("integer") => text.parse::<u64>().ok().map(Value::from),
+            _ => None,
         };
-        let formatted = format && kind == "string" && *text != "correct horse battery";
-        if fits && !example && !formatted {
-            let number = text.parse::<u64>().ok().filter(|_| kind == "integer");
-            field["example"] = number.map_or_else(|| Value::from(*text), Value::from);
+        if let Some(example) = example {
+            field["example"] = example;
         }
     }
 }

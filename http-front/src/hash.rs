@@ -81,6 +81,12 @@ pub fn random_word(len: usize) -> String {
         .collect()
 }
 
+/// A UUIDv7 of this moment for what is never listed, such as a request: it waits for no other thread.
+#[must_use]
+pub fn unordered_id(now: persist::Millis) -> u128 {
+    persist::ids::uuid_v7(now, rand::rng().random())
+}
+
 /// A new UUIDv7 of this moment. Of two of this process the later one is the greater, within a
 /// millisecond and when the clock goes back, too: what is listed by its id, and policies that were made
 /// in one millisecond, are in the order they were made in.

@@ -109,7 +109,7 @@ impl Ids {
             !bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(|b| b.is_ascii_graphic())
         });
         let id = given.cloned().unwrap_or_else(|| {
-            let id = persist::UserId(hash::new_id(clock::now())).to_string();
+            let id = persist::UserId(hash::unordered_id(clock::now())).to_string();
             let id = HeaderValue::from_str(&id);
             let id = id.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
             request.headers_mut().insert(REQUEST_ID, id.clone());

@@ -22,7 +22,6 @@ use persist::record::{Scopes, Tokens};
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -284,6 +283,15 @@ struct Batch<'a> {
     events: Vec<&'a RawValue>,
 }
 
+/// What is wrong with a body that is no [`Batch`].
+fn not_a_batch(body: &[u8]) -> ApiError {
+    let unread = request::parse::<Unread>(body).err();
+    unread.unwrap_or_else(|| {
+        let why = format!("events must be a list of events, {BATCH_EVENTS} at most");
+        ApiError::field("events", why)
+    })
+}
+
 /// Events in one report: what is said of those that cannot be read must not outgrow the body by much.
 const BATCH_EVENTS: usize = 10_000;
 
@@ -328,16 +336,14 @@ async fn batch(State(app): State<Arc<App>>, request: Request) -> ApiResult {
     let caller = sign_in(&app, &received)?;
     received.check_content_type()?;
     request::check_object(&received.body)?;
-    let body = match serde_json::from_slice::<Batch<'_>>(&received.body) {
-        Ok(_) => Cow::Borrowed(&received.body[..]),
-        Err(_) => number::without_nan(&received.body)
-            .map_or(Cow::Borrowed(&received.body[..]), Cow::Owned),
-    };
-    let Ok(batch) = serde_json::from_slice::<Batch<'_>>(&body) else {
-        return Err(request::parse::<Unread>(&body).err().unwrap_or_else(|| {
-            let why = format!("events must be a list of events, {BATCH_EVENTS} at most");
-            ApiError::field("events", why)
-        }));
+    let cleaned;
+    let batch = match serde_json::from_slice::<Batch<'_>>(&received.body) {
+        Ok(batch) => batch,
+        Err(_) => {
+            cleaned = number::without_nan(&received.body);
+            let body = cleaned.as_deref().unwrap_or(&received.body);
+            serde_json::from_slice(body).map_err(|_| not_a_batch(body))?
+        }
     };
     let mut answer = Report::default();
     let mut events = Vec::with_capacity(batch.events.len().min(CHUNK));

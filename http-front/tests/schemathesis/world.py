@@ -70,8 +70,6 @@ class World:
         self.things["org"] = session["organizations"][0]["id"]
         self.things["workflow"] = self.fresh_workflow()
         self.things["policy"] = self.fresh_policy()
-        price = {"input_cents_per_million_tokens": 100, "output_cents_per_million_tokens": 200}
-        self.things["price"] = price
         return self.things
 
     def adopt(self, things):
